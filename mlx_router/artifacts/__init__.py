@@ -1,0 +1,1 @@
+"""Router versions on disk: published whole, verified by hash, reversible."""

@@ -1,0 +1,1 @@
+"""The endpoint that routes each prompt to a specialist."""

@@ -1,0 +1,1 @@
+"""One resident base model with many adapters, behind OpenAI's API."""

@@ -1,0 +1,1 @@
+"""Keeps gateway and specialists alive."""

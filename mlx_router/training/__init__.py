@@ -1,0 +1,1 @@
+"""Corpus in, router version out."""
