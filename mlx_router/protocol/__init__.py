@@ -1,1 +1,4 @@
-"""OpenAI's wire format, shared by gateway and specialist."""
+"""The OpenAI wire, shared by gateway and specialist: requests, answers, the error envelope, SSE.
+
+Nothing here knows of models, threads or sockets; only `mlx_router.errors` is imported.
+"""
