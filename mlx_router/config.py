@@ -25,7 +25,17 @@ class GatewayConfig:
     host: str = "127.0.0.1"
     port: int = 9300
     body_limit_bytes: int = 16 * 2**20
+    header_limit_bytes: int = 32 * 2**10
     max_connections: int = 1024
+    max_requests: int = 512  # answered at the same time; more are told to come back
+    client_timeout_s: float = 30.0  # for a client to send its request, or to take what waits for it
+    drain_timeout_s: float = 30.0  # for running answers after SIGTERM
+    probe_interval_s: float = 2.0  # between two looks at an upstream's health
+    cache_size: int = 4096  # decisions kept for prompts seen before
+    conversations: int = 10_000  # remembered, so that they stay with their specialist
+    decisions: int = 500  # kept in memory for the page
+    decision_log_bytes: int = 64 * 2**20  # of one file of the decision log
+    decision_log_files: int = 5
     connect_timeout_s: float = 2.0  # to an upstream's socket
     first_byte_timeout_s: float = 120.0  # request sent -> first byte of the answer
     idle_timeout_s: float = 60.0  # between two bytes of a stream
@@ -63,6 +73,11 @@ class UpstreamConfig:
     url: str
     model: str
     api_key_env: str = ""  # name of the environment variable that holds its key
+    api_key: str = ""  # what that variable holds; never printed
+    tools: bool = True  # takes tool definitions
+    images: bool = False  # takes image parts
+    max_context: int = 0  # tokens; 0: unknown
+    max_concurrent: int = 0  # requests at once; 0: no bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +87,7 @@ class PolicyConfig:
     fallback: str = "base"
     max_active: int = 4  # labels selected at most
     min_score: Mapping[str, float] = field(default_factory=dict)  # per domain, over the version's threshold
+    stick_margin: float = 0.3  # a conversation moves when another domain leads its own by this much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
