@@ -6,7 +6,7 @@ refused. Unknown fields are ignored, as OpenAI's own servers do.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -231,8 +231,8 @@ class CompletionRequest(SamplingBody):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt
+            return [cast("list[int]", self.prompt)]
+        return cast("list[str] | list[list[int]]", self.prompt)
 
 
 class EmbeddingRequest(Body):
@@ -272,7 +272,7 @@ class PinAdapterRequest(Body):
 
 
 def parse_body(model: type[B], raw: bytes) -> B:
-    """Validate a request body; InvalidRequest names every problem, and the first field at fault in `param`."""
+    """Validate a body; InvalidRequest names every problem, and the first field at fault in `param`."""
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
@@ -296,7 +296,7 @@ def invalid_body(error: ValidationError) -> InvalidRequest:
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
-    """("messages", 0, "content", "str") -> "messages[0].content", without pydantic's names of union members."""
+    """("messages", 0, "content", "str") -> "messages[0].content", without the names of union members."""
     path = ""
     for part in location:
         if isinstance(part, int):
