@@ -1,0 +1,149 @@
+"""The memory of a bank: which layers have slots, what they cost, and writing and clearing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mlx_router.compute import mx, nn
+from mlx_router.errors import AdapterTooLarge
+from mlx_router.lora.binding import AdapterVersion
+from mlx_router.lora.experts import ExpertBank, ExpertPool, Route, adopt_parent
+from mlx_router.lora.layers import EmbeddingBank, SlotBank, Stage, adopt
+from mlx_router.lora.load import LoraPair
+from mlx_router.lora.tensors import Array
+from mlx_router.lora.validate import SWITCH, Target, named_modules
+
+
+class LayerStore:
+    """Banks of every layer that any adapter has touched so far."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        stage: Stage,
+        slots: int,
+        max_rank: int,
+        budget_bytes: int,
+        expert_slots: int,
+        dtype: mx.Dtype,
+        streams: tuple[Any, ...],
+    ) -> None:
+        self.modules = named_modules(model)
+        self.stage, self.slots, self.max_rank = stage, slots, max_rank
+        self.budget_bytes, self.dtype, self.streams = budget_bytes, dtype, streams
+        self.bytes = 0
+        self.banks: dict[str, SlotBank | ExpertBank] = {}
+        self._routes: dict[str, Route] = {}  # by the path of the switch parent
+        self._max_expert_slots = expert_slots
+        self._pool: ExpertPool | None = None
+
+    @property
+    def expert_slots(self) -> int:
+        """Slots of the experts' pool; before it exists, as many as it may have."""
+        return self._max_expert_slots if self._pool is None else self._pool.slots
+
+    def check_budget(self, name: str, targets: Iterable[Target]) -> None:
+        """Raise AdapterTooLarge when the banks that an adapter still needs do not fit beside the others."""
+        new = [target for target in targets if target.path not in self.banks]
+        dense = sum(self._dense_bytes(target) for target in new if target.kind != "switch")
+        per_slot = sum(self._expert_bytes(target, 1) for target in new if target.kind == "switch")
+        left = self.budget_bytes - self.bytes
+        least = per_slot * (1 if self._pool is None else self._pool.slots)
+        if per_slot and self.expert_slots == 0:
+            raise AdapterTooLarge(
+                f"adapter {name} adapts routed experts, which would need {per_slot} bytes a slot; "
+                "the bank has no slots for such adapters"
+            )
+        if dense + least > left:
+            parts = [f"{dense} bytes for {self.slots} slots of rank {self.max_rank}"] if dense else []
+            if per_slot:
+                count = 1 if self._pool is None else self._pool.slots
+                parts.append(f"{least} bytes for {count} experts' slots of {per_slot} bytes")
+            raise AdapterTooLarge(
+                f"adapter {name} would need {' and '.join(parts)}: {dense + least} bytes, "
+                f"but {left} of the bank's {self.budget_bytes} bytes are left"
+            )
+
+    def allocate(self, targets: Iterable[Target]) -> None:
+        """Make banks for targets that have none yet, and adopt their layers. The budget has been checked."""
+        new = [target for target in targets if target.path not in self.banks]
+        if not new:
+            return
+        switches = [target for target in new if target.kind == "switch"]
+        dense_bytes = sum(self._dense_bytes(target) for target in new if target.kind != "switch")
+        if switches and self._pool is None:
+            per_slot = sum(self._expert_bytes(target, 1) for target in switches)
+            room = (self.budget_bytes - self.bytes - dense_bytes) // per_slot
+            self._pool = ExpertPool(min(self._max_expert_slots, room), self.dtype)
+        arrays: list[mx.array] = []
+        for target in new:
+            arrays += (self._new_expert if target.kind == "switch" else self._new_dense)(target).arrays
+        mx.eval(arrays)
+
+    def write(self, version: AdapterVersion, pairs: Mapping[str, LoraPair]) -> None:
+        """Write every matrix of an adapter into the version's slots, and wait until it is there."""
+        self._quiesce()
+        touched: list[mx.array] = []
+        for path, pair in pairs.items():
+            bank = self.banks[path]
+            slot = version.expert_slot if isinstance(bank, ExpertBank) else version.slot
+            bank.write(slot, _to_mlx(pair.a, self.dtype), _to_mlx(pair.b, self.dtype))
+            touched += bank.arrays
+        mx.eval(touched)
+        if version.expert_slot and self._pool is not None:
+            self._pool.set_scale(version.expert_slot, version.scale)
+
+    def clear(self, version: AdapterVersion) -> None:
+        """Zero the version's slots, and wait until they are."""
+        self._quiesce()
+        touched: list[mx.array] = []
+        for path in version.layers:
+            bank = self.banks[path]
+            bank.clear(version.expert_slot if isinstance(bank, ExpertBank) else version.slot)
+            touched += bank.arrays
+        mx.eval(touched)
+
+    def _quiesce(self) -> None:
+        """Wait for steps in flight: a bank that one still reads would be copied whole, or read half written."""
+        mx.synchronize()
+        for stream in self.streams:
+            mx.synchronize(stream)
+
+    def _dense_bytes(self, target: Target) -> int:
+        return SlotBank.bytes_needed(target.inputs, target.outputs, self.slots, self.max_rank, self.dtype)
+
+    def _expert_bytes(self, target: Target, slots: int) -> int:
+        return ExpertBank.bytes_needed(target.inputs, target.outputs, target.experts, slots, self.max_rank, self.dtype)
+
+    def _new_dense(self, target: Target) -> SlotBank:
+        cls = EmbeddingBank if target.kind == "embedding" else SlotBank
+        bank = cls(target.path, self.stage, target.inputs, target.outputs, self.slots, self.max_rank, self.dtype)
+        adopt(target.layer, bank)
+        self.banks[target.path] = bank
+        self.bytes += self._dense_bytes(target)
+        return bank
+
+    def _new_expert(self, target: Target) -> ExpertBank:
+        assert self._pool is not None
+        slots = self._pool.slots
+        bank = ExpertBank(target.path, target.inputs, target.outputs, target.experts, slots, self.max_rank, self.dtype)
+        if target.parent not in self._routes:
+            route = self._routes[target.parent] = Route(self.stage, self._pool)
+            parent = self.modules[target.parent]
+            layers = [layer for layer in named_modules(parent).values() if isinstance(layer, SWITCH)]
+            adopt_parent(parent, route, layers)
+        self._routes[target.parent].paths.add(target.path)
+        target.layer.lora_bank = bank
+        self.banks[target.path] = bank
+        self.bytes += self._expert_bytes(target, slots)
+        return bank
+
+
+def _to_mlx(array: Array, dtype: mx.Dtype) -> mx.array:
+    if array.dtype == np.float64:
+        array = array.astype(np.float32)
+    return mx.array(array).astype(dtype)
