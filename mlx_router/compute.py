@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import logging
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -40,9 +41,17 @@ def preload_blas() -> str | None:
     return None
 
 
+def can_compile() -> bool:
+    """Whether `mx.compile` works: on a CPU it calls g++ at run time."""
+    return sys.platform != "linux" or shutil.which("g++") is not None
+
+
 BLAS = preload_blas() if "mlx.core" not in sys.modules else None
 
 import mlx.core as mx  # noqa: E402  the BLAS must be there first
 import mlx.nn as nn  # noqa: E402
 
-__all__ = ["BLAS", "INSTALL_HINT", "mx", "nn", "preload_blas"]
+if not can_compile():
+    mx.disable_compile()
+
+__all__ = ["BLAS", "INSTALL_HINT", "can_compile", "mx", "nn", "preload_blas"]

@@ -1,0 +1,59 @@
+"""Progress bars of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from mlx_router.training.fit import EpochLog
+
+
+class RichProgress:
+    """Draws on stderr, so that stdout stays for results."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def encoding(self, total: int) -> Callable[[int], None]:
+        """A bar of prompts."""
+        task = self._progress.add_task("encoding", total=total, note="prompts")
+        return lambda count: self._progress.advance(task, count)
+
+    def epochs(self, total: int) -> Callable[[EpochLog], None]:
+        """A bar of epochs with what each reached."""
+        task = self._progress.add_task("training", total=total, note="epochs")
+
+        def advance(entry: EpochLog) -> None:
+            note = f"loss {entry.loss:.3f}  valid macro-F1 {entry.valid_macro_f1:.3f}"
+            self._progress.update(task, advance=1, note=note)
+
+        return advance

@@ -1,0 +1,134 @@
+"""The Python API: `Router.load().route(prompt) -> Decision`."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_router.artifacts.meta import Meta, read_meta
+from mlx_router.artifacts.store import RouterStore
+from mlx_router.config import EncoderConfig, home_dir
+from mlx_router.encoder.encoder import DIM, Encoder, load_encoder
+from mlx_router.encoder.weights import find_encoder, tuned_encoder
+from mlx_router.files import sha256_file
+from mlx_router.head.calibration import Calibration
+from mlx_router.head.classifier import Classifier
+from mlx_router.head.decision import Decision, Thresholds, decide
+from mlx_router.head.weights import load_head
+
+CACHE_ENTRIES = 4096
+TUNED_ENCODER = "encoder.safetensors"
+
+
+class Router:
+    """One router version with its encoder. All calls come from the thread that loaded it."""
+
+    def __init__(self, classifier: Classifier, meta: Meta, version: str, notice: str | None = None) -> None:
+        self.classifier = classifier
+        self.version = version
+        self.notice = notice  # why another version than the active one is served
+        self._meta = meta
+        self._thresholds = Thresholds(
+            per_label=meta.thresholds, out_of_domain=meta.out_of_domain, fallback=meta.fallback
+        )
+        self._cache: OrderedDict[str, tuple[tuple[str, float], ...]] = OrderedDict()
+
+    @classmethod
+    def load(
+        cls,
+        home: Path | None = None,
+        *,
+        version: str | None = None,
+        encoder: EncoderConfig | None = None,
+    ) -> Router:
+        """Load the active version, or the one named; a corrupt active one gives way to the last good one.
+
+        Raises VersionNotFound, VersionCorrupt, EncoderError.
+        """
+        root = home or home_dir()
+        store = RouterStore(root)
+        notice = None
+        if version is None:
+            version, notice = store.serving()
+        else:
+            store.verify(version)
+        return cls.from_folder(store.path(version), version, root, encoder or EncoderConfig(), notice)
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, version: str, home: Path, encoder: EncoderConfig, notice: str | None = None
+    ) -> Router:
+        """Load a version's files without looking at the store."""
+        meta = read_meta(folder)
+        head = load_head(folder / "router.safetensors", dim=meta.embedding_dim, classes=len(meta.domains))
+        calibration = (
+            Calibration.from_json(dict(meta.calibration))
+            if meta.calibration is not None
+            else Calibration.identity(len(meta.domains))
+        )
+        classifier = Classifier(encoder_of(folder, home, encoder), head, calibration, meta.domains)
+        return cls(classifier, meta, version, notice)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every domain, in the order of the logits."""
+        return self.classifier.labels
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """meta.json, metrics included."""
+        return self._meta.to_json()
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """n texts -> (n, 384) float32, L2-normalised."""
+        return self.classifier.encoder.encode(texts)
+
+    def route(self, prompt: str, *, top: int = 5) -> Decision:
+        """Decide where one prompt goes."""
+        return self.route_many([prompt], top=top)[0]
+
+    def route_many(self, prompts: Sequence[str], *, top: int = 5) -> list[Decision]:
+        """Decide for many prompts, in order; `encode_ms` is each one's share of the batch."""
+        started = time.perf_counter()
+        ranked = self._ranked(prompts)
+        share_ms = (time.perf_counter() - started) * 1e3 / max(len(prompts), 1)
+        return [decide(scores, self._thresholds, top=top, router=self.version, encode_ms=share_ms) for scores in ranked]
+
+    def _ranked(self, prompts: Sequence[str]) -> list[tuple[tuple[str, float], ...]]:
+        """Labels with their scores, best first; exact repeats come from an LRU cache."""
+        found = {prompt: self._cache[prompt] for prompt in prompts if prompt in self._cache}
+        fresh = list(dict.fromkeys(prompt for prompt in prompts if prompt not in found))
+        if fresh:
+            for prompt, row in zip(fresh, self.classifier.classify(fresh), strict=True):
+                order = np.argsort(-row, kind="stable")
+                found[prompt] = tuple((self.labels[i], float(row[i])) for i in order)
+        for prompt in prompts:
+            self._cache[prompt] = found[prompt]
+            self._cache.move_to_end(prompt)
+        while len(self._cache) > CACHE_ENTRIES:
+            self._cache.popitem(last=False)
+        return [found[prompt] for prompt in prompts]
+
+
+def encoder_of(folder: Path, home: Path, config: EncoderConfig) -> Encoder:
+    """The encoder that a version was trained with: its own fine-tuned one, else the published one."""
+    files = find_encoder(config.path)
+    tuned = folder / TUNED_ENCODER
+    if tuned.is_file():
+        files = tuned_encoder(tuned, sha256_file(tuned), files)
+    return load_encoder(
+        files,
+        runtime=config.runtime,
+        dtype=config.dtype,
+        threads=config.threads,
+        cache=home / "cache" / "onnx",
+    )
+
+
+__all__ = ["DIM", "Router", "encoder_of"]

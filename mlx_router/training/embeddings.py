@@ -1,0 +1,56 @@
+"""Encode once: embeddings on disk, keyed by encoder digest and text."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_router.encoder.encoder import DIM, Encoder
+
+
+class EmbeddingCache:
+    """One .npz a pair of encoder and runtime under `$MLX_ROUTER_HOME/cache/embeddings`.
+
+    The runtime is part of the key so that a run never mixes vectors that differ in the seventh digit, which would make
+    the hash of a trained head depend on what was cached.
+    """
+
+    def __init__(self, directory: Path, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.path = directory / f"{encoder.digest[:16]}-{encoder.runtime.name}.npz"
+
+    def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> npt.NDArray[np.float32]:
+        """n texts -> (n, 384) float32; only the texts never seen before are encoded."""
+        known = self._load()
+        keys = [_key(text) for text in texts]
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        if progress is not None:
+            progress(len(texts) - len(missing))
+        if missing:
+            vectors = self.encoder.encode(list(missing.values()), progress)
+            known.update(zip(missing, vectors, strict=True))
+            self._save(known)
+        return np.stack([known[key] for key in keys]) if keys else np.zeros((0, DIM), dtype=np.float32)
+
+    def _load(self) -> dict[bytes, npt.NDArray[np.float32]]:
+        try:
+            with np.load(self.path) as stored:
+                return dict(zip((bytes(key) for key in stored["keys"]), stored["vectors"], strict=True))
+        except (OSError, ValueError, KeyError, EOFError):  # absent or damaged: encode again
+            return {}
+
+    def _save(self, known: dict[bytes, npt.NDArray[np.float32]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(f".{os.getpid()}.tmp.npz")
+        keys = np.frombuffer(b"".join(known), dtype=np.uint8).reshape(len(known), -1)
+        np.savez(draft, keys=keys, vectors=np.stack(list(known.values())))
+        draft.replace(self.path)
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,80 @@
+"""report.md and its pictures: a training run for people."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_router.training import metrics
+from mlx_router.training.dataset import Dataset
+
+PICTURES = ("domains.png", "confusion.png", "reliability.png")
+
+
+def write_report(folder: Path, figures: dict[str, Any], data: Dataset, scores: npt.NDArray[np.float64]) -> None:
+    """Write report.md, and the pictures where matplotlib is installed (`pip install mlx-router[plots]`)."""
+    test = data.inside(data.split.test)
+    truth = data.truth(test)
+    pictures = importlib.util.find_spec("matplotlib") is not None
+    if pictures:
+        from mlx_router.training import plots
+
+        plots.domains(folder / "domains.png", figures["test"]["by_label"])
+        plots.confusion(folder / "confusion.png", scores[test], truth, data.labels)
+        plots.reliability(folder / "reliability.png", scores[test], truth)
+    (folder / "report.md").write_text(_markdown(figures, data, scores[test], truth, test, pictures), encoding="utf-8")
+
+
+def _markdown(
+    figures: dict[str, Any],
+    data: Dataset,
+    scores: npt.NDArray[np.float64],
+    truth: metrics.Truth,
+    test: npt.NDArray[np.intp],
+    pictures: bool,
+) -> str:
+    result, rejected = figures["test"], figures["rejection"]
+    lines = [
+        "# Router report",
+        "",
+        f"{len(data.rows)} rows, {len(data.labels)} labels; trained on {len(data.split.train)}, thresholds and "
+        f"calibration from {len(data.split.valid)}, measured once on {len(data.split.test)}.",
+        "",
+        "| test rows | n | top-1 | top-1, any right answer | top-3 | macro-F1 | weighted-F1 | ECE |",
+        "|---|---|---|---|---|---|---|---|",
+        _row("all", result),
+        *(_row(lang, figure) for lang, figure in result["by_language"].items()),
+        "",
+        f"Outside prompts sent to the fallback: {_percent(rejected.get('outside_caught'))} of {rejected['outside_n']}; "
+        f"labelled prompts rejected: {_percent(rejected['inside_rejected'])} of {rejected['inside_n']}; "
+        f"AUROC {rejected.get('auroc', float('nan')):.3f}.",
+        "",
+    ]
+    if pictures:
+        lines += [line for name in PICTURES for line in (f"![{name.removesuffix('.png')}]({name})", "")]
+    else:
+        lines += ["No pictures: matplotlib is not installed (`pip install mlx-router[plots]`).", ""]
+    lines += ["## Most frequent confusions", ""]
+    for item in metrics.confusions(scores, truth, data.labels, most=12):
+        example = " ".join(data.rows[test[item["rows"][0]]].text.split())[:120]
+        lines.append(f"- {item['label']} taken for {item['predicted']} ({len(item['rows'])}): {example}")
+    lines += ["", "## Labels", "", "| label | test rows | precision | recall | F1 |", "|---|---|---|---|---|"]
+    for label, figure in result["by_label"].items():
+        lines.append(
+            f"| {label} | {figure['support']} | {figure['precision']:.3f} | {figure['recall']:.3f} "
+            f"| {figure['f1']:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, figure: dict[str, float]) -> str:
+    columns = ("top1", "top1_lenient", "top3", "macro_f1", "weighted_f1", "ece")
+    return f"| {name} | {figure['n']} | " + " | ".join(f"{figure[column]:.3f}" for column in columns) + " |"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,161 @@
+"""`router train`: corpus in, a new, verified and active router version out."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mlx_router.artifacts.meta import Meta, label_map
+from mlx_router.artifacts.provenance import TrainingRun, build_record
+from mlx_router.artifacts.store import RouterStore
+from mlx_router.encoder.encoder import DIM, Encoder
+from mlx_router.encoder.weights import HUB_NAME
+from mlx_router.files import write_json
+from mlx_router.head.calibration import fit_calibration
+from mlx_router.head.decision import Thresholds
+from mlx_router.head.weights import HeadWeights
+from mlx_router.training.corpus import Corpus
+from mlx_router.training.dataset import Dataset, build_dataset
+from mlx_router.training.embeddings import EmbeddingCache
+from mlx_router.training.evaluate import evaluate, rejection
+from mlx_router.training.fit import EpochLog, Recipe, fit_head
+from mlx_router.training.report import write_report
+from mlx_router.training.thresholds import choose_thresholds
+
+FALLBACK = "general"
+
+
+class Progress(Protocol):
+    """What a long run tells while it runs."""
+
+    def encoding(self, total: int) -> Callable[[int], None]: ...
+
+    def epochs(self, total: int) -> Callable[[EpochLog], None]: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training run produced."""
+
+    version: str
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def train_router(
+    corpus: Corpus, encoder: Encoder, home: Path, recipe: Recipe, progress: Progress, *, activate: bool = True
+) -> Result:
+    """Train on a corpus and publish a version. An interruption leaves no trace but the embedding cache."""
+    clock = _Clock()
+    cache = EmbeddingCache(home / "cache" / "embeddings", encoder)
+    data = build_dataset(corpus, cache, seed=recipe.seed, progress=progress.encoding(len(corpus.rows)))
+    clock.lap("encode")
+    valid = data.inside(data.split.valid)
+    head, log = fit_head(
+        data.example(data.split.train),
+        data.example(valid),
+        data.truth(valid),
+        recipe,
+        progress.epochs(recipe.epochs),
+    )
+    clock.lap("fit")
+    meta, figures, scores = _judge(head, data, encoder, recipe)
+    store = RouterStore(home)
+    with store.draft() as draft:
+        head.save(draft / "router.safetensors")
+        write_json(draft / "meta.json", meta.to_json())
+        write_json(draft / "label_map.json", label_map(meta.domains))
+        write_json(draft / "metrics.json", {**figures, "epochs": [vars(entry) for entry in log]})
+        write_report(draft, figures, data, scores)
+        clock.lap("evaluate and report")
+        run = TrainingRun(
+            corpus=corpus,
+            counts=data.counts(),
+            leaks=data.leaks,
+            recipe=recipe.to_json(),
+            encoder=encoder.files,
+            runtime=encoder.runtime.name,
+            metrics=figures,
+            laps_s=clock.laps,
+            wall_s=clock.wall_s(),
+            cpu_s=clock.cpu_s(),
+            finished=datetime.now(UTC),
+        )
+        version = store.publish(draft, lambda folder, name: build_record(folder, name, run, store.current()))
+    if activate:
+        store.activate(version)
+    return Result(version, store.path(version), figures)
+
+
+def _judge(
+    head: HeadWeights, data: Dataset, encoder: Encoder, recipe: Recipe
+) -> tuple[Meta, dict[str, Any], np.ndarray[Any, np.dtype[np.float64]]]:
+    """Calibrate and choose thresholds on validation rows, then measure once on test rows."""
+    logits = head.logits(data.x)
+    valid, test = data.inside(data.split.valid), data.inside(data.split.test)
+    calibration = fit_calibration(logits[data.split.valid], data.y[data.split.valid] > 0)
+    scores = calibration(logits)
+    per_label, outside = choose_thresholds(scores[valid], data.y[valid] > 0)
+    thresholds = Thresholds(
+        per_label={label: round(float(value), 4) for label, value in zip(data.labels, per_label, strict=True)},
+        out_of_domain=round(outside, 4),
+        fallback=FALLBACK,
+    )
+    figures = {
+        "valid": evaluate(scores[valid], data.truth(valid), data.labels),
+        "test": evaluate(scores[test], data.truth(test), data.labels),
+        "rejection": rejection(
+            scores[test], scores[data.outside(data.split.test)], data.truth(test), data.labels, thresholds
+        ),
+        "leakage": {"near_duplicates_across_splits": data.leaks},
+    }
+    meta = Meta(
+        embedding_model=HUB_NAME,
+        embedding_dim=DIM,
+        hidden_dim=head.hidden,
+        domains=data.labels,
+        calibration=calibration.to_json(),
+        thresholds=thresholds.per_label,
+        out_of_domain=thresholds.out_of_domain,
+        fallback=thresholds.fallback,
+        encoder={
+            "kind": "frozen",
+            "sha256": encoder.files.model_sha256,
+            "trained_through": encoder.runtime.name,
+        },
+        training={**recipe.to_json(), "split_seed": recipe.seed, "split": "80/10/10"},
+        metrics={key: figures["test"][key] for key in ("n", "top1", "top3", "macro_f1", "weighted_f1", "ece")},
+    )
+    return meta, figures, scores
+
+
+class _Clock:
+    """Wall and CPU time of the run and of its parts."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.perf_counter()
+        self._cpu = _cpu_seconds()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 2)
+        self._last = now
+
+    def wall_s(self) -> float:
+        return round(time.perf_counter() - self._started, 2)
+
+    def cpu_s(self) -> float:
+        return round(_cpu_seconds() - self._cpu, 2)
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
