@@ -24,6 +24,7 @@
     ├── Forbidden                    403  forbidden
     ├── Overloaded                   429  overloaded
     ├── EngineUnavailable            503  engine_unavailable
+    ├── RequestTimeout               504  request_timeout
     ├── UpstreamUnavailable          503  upstream_unavailable
     │   └── UpstreamTimeout          504  upstream_timeout
     └── SupervisorError              500  supervisor_error
@@ -191,6 +192,12 @@ class EngineUnavailable(RouterError):
     """The model thread is starting, stalled or dead."""
 
     status, code = 503, "engine_unavailable"
+
+
+class RequestTimeout(RouterError):
+    """A request was not finished within its time."""
+
+    status, code = 504, "request_timeout"
 
 
 class UpstreamUnavailable(RouterError):
