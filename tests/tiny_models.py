@@ -111,6 +111,26 @@ def save_model(path: Path, kind: str, *, bits: int = 0, seed: int = 0, **changes
     return path
 
 
+def save_tokenizer(path: Path) -> Path:
+    """Add a byte-sized tokenizer to a model directory: token i is the text `i`, split at white space."""
+    words = {str(index): index for index in range(VOCABULARY)}
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "0"},
+    }
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "0"}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return path
+
+
 def open_model(path: Path) -> nn.Module:
     """The model of a directory, evaluated."""
     model, _ = load_model(path)
