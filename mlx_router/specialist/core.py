@@ -15,17 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mlx_router.errors import (
-    AdapterExists,
-    AdapterNotFound,
-    EngineUnavailable,
-    ModelNotFound,
-    RequestTimeout,
-    RouterError,
-    SlotsBusy,
-)
+from mlx_router.errors import EngineUnavailable, RequestTimeout, RouterError, SlotsBusy
 from mlx_router.lora.bank import AdapterBank
-from mlx_router.lora.load import AdapterFiles
 from mlx_router.protocol.chunks import TokenLogprob
 from mlx_router.specialist.counters import Counters, Snapshot
 from mlx_router.specialist.generation import (
@@ -40,13 +31,13 @@ from mlx_router.specialist.generation import (
 from mlx_router.specialist.job import Event, Failed, Job, Started
 from mlx_router.specialist.loading import Base
 from mlx_router.specialist.prompt_cache import PromptCache
+from mlx_router.specialist.residents import Residents
 from mlx_router.specialist.row import Row, RowText, Texts
 from mlx_router.specialist.scheduler import Pace, WaitingJobs
 
 log = logging.getLogger(__name__)
 
 MAX_REPLAYS = 3  # times that a row is computed again because the batch failed around it
-MAX_FETCHES = 4  # adapters read from disk, or read and waiting for a slot, at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +51,8 @@ class Limits:
     decode_share: float = 1.0  # seconds of decoding alone for each second of a prefill chunk
 
 
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """What a load did."""
-
-    digest: str
-    previous: str | None  # digest of the version that it replaced
-
-
 class EngineCore:
-    """Rows, leases and caches. `emit` gets every event; `fetch(name)` must lead to `arrived` or `missing`."""
+    """Rows, leases and caches. `emit` gets every event; `fetch` is of `Residents`."""
 
     def __init__(
         self,
@@ -87,20 +70,22 @@ class EngineCore:
         self.counters = Counters()
         self._limits = limits
         self._emit = emit
-        self._fetch = fetch
         self._clock = clock
         self._samplers = Samplers(base.vocab_size)
         self._states = ModelStates()
         self.prompt_cache = PromptCache(self._states, budget_bytes=limits.prompt_cache_bytes)
         self._waiting = WaitingJobs(long_tokens=limits.prefill_step, long_places=max(1, limits.prefill_rows // 2))
+        self.residents = Residents(
+            bank,
+            self._waiting,
+            fetch=fetch,
+            fail=lambda job, error: emit(job.id, Failed(error)),
+            purge=self._purge,
+        )
         self._pace = Pace(share=limits.decode_share)
         self._rows: dict[int, Row] = {}  # by uid
         self._replay: list[Row] = []  # rows of a batch that failed, not yet inserted again
         self._trial: Row | None = None  # the one of them that is on its own trial
-        self._fetching: set[str] = set()
-        self._arrived: dict[str, AdapterFiles] = {}  # read, not in a slot yet
-        self._held: str | None = None  # the adapter that must give up its slot
-        self._slots_changed = False
         self._batch = self._new_batch()
 
     def _new_batch(self) -> Batch:
@@ -123,9 +108,9 @@ class EngineCore:
     @property
     def runnable(self) -> bool:
         """Whether `step` can move anything now; otherwise it waits for an adapter to be read."""
-        if self._rows or self._replay or self._arrived:
+        if self._rows or self._replay or self.residents.movable:
             return True
-        return any(self._usable(adapter) or self._fetchable(adapter) for adapter in self._waiting.adapters())
+        return any(self.residents.usable(adapter) for adapter in self._waiting.adapters())
 
     def add(self, job: Job) -> None:
         """Queue a job."""
@@ -134,6 +119,8 @@ class EngineCore:
     def cancel(self, job_id: str) -> None:
         """Forget a job, before the next step; nothing is emitted."""
         if self._waiting.remove(job_id) is not None:
+            self.residents.released()
+            self.counters.cancelled += 1
             return
         row = self._row_of(job_id)
         if row is not None:
@@ -147,117 +134,16 @@ class EngineCore:
         for row in [*self._rows.values(), *self._replay]:
             self._fail(row, error)
 
-    # adapters
-
-    def install(self, name: str, files: AdapterFiles, *, replace: bool) -> Installed:
-        """Make `files` what later jobs for `name` get. On any error nothing has changed."""
-        current = self.bank.find(name)
-        if current is not None and not replace:
-            raise AdapterExists(f"adapter {name!r} is loaded already; load_inplace replaces it", param="lora_name")
-        self.bank.load(files, name=name, replaces=current)
-        self._arrived.pop(name, None)
-        self._slots_changed = True
-        if current is not None and current.digest != files.digest:
-            self._purge(current.digest)
-        return Installed(files.digest, current.digest if current is not None else None)
-
-    def unload(self, name: str) -> str | None:
-        """Stop serving `name`: waiting jobs for it fail, running ones end as they began. Its digest, if resident."""
-        gone = ModelNotFound(f"adapter {name!r} was unloaded", param="model")
-        for job in self._waiting.take_all(lambda job: job.adapter == name):
-            self._emit(job.id, Failed(gone))
-        self._arrived.pop(name, None)
-        version = self.bank.find(name)
-        if version is None:
-            return None
-        self.bank.retire(version)
-        self._slots_changed = True
-        self._purge(version.digest)
-        return version.digest
-
-    def pin(self, name: str, pinned: bool) -> None:
-        """Keep `name` from being evicted, or let it."""
-        (self.bank.pin if pinned else self.bank.unpin)(name)
-        self._slots_changed = True
-
-    def arrived(self, name: str, files: AdapterFiles) -> None:
-        """An adapter that `fetch` asked for."""
-        self._fetching.discard(name)
-        if self.bank.find(name) is None and self._waiting.oldest(name) is not None:
-            self._arrived[name] = files
-            self._slots_changed = True
-
-    def missing(self, name: str, error: RouterError) -> None:
-        """An adapter that `fetch` asked for cannot be had: the jobs that wait for it end with the reason."""
-        self._fetching.discard(name)
-        for job in self._waiting.take_all(lambda job: job.adapter == name):
-            self._emit(job.id, Failed(error))
-
     def _purge(self, digest: str) -> None:
-        if digest not in self._digests():
-            self.prompt_cache.purge(digest)
-
-    def _digests(self) -> set[str]:
-        """Digests that a new job could get."""
-        resident = self.bank.stats()["resident"]
-        return {"base"} | {str(entry["digest"]) for entry in resident if not entry["retired"]}
-
-    def _settle_arrived(self) -> None:
-        """Give slots to the adapters that have been read; choose who must make room where there is none."""
-        if not self._arrived or not self._slots_changed:
-            return
-        self._slots_changed = False
-        held: str | None = None
-        for name, files in list(self._arrived.items()):
-            if self._waiting.oldest(name) is None:
-                del self._arrived[name]
-                continue
-            try:
-                self.bank.load(files, name=name)
-            except SlotsBusy as error:
-                held = self._choose_held()
-                if held is None and not self._retiring():
-                    del self._arrived[name]
-                    self.missing(name, error)
-            except RouterError as error:
-                del self._arrived[name]
-                self.missing(name, error)
-            else:
-                del self._arrived[name]
-        self._held = held
-
-    def _choose_held(self) -> str | None:
-        """The adapter whose jobs end soonest, as far as one can tell: the fewest leases, then the least recent."""
-        resident = [entry for entry in self.bank.stats()["resident"] if not entry["pinned"] and not entry["retired"]]
-        chosen = min(resident, key=lambda entry: (entry["leases"], entry["last_used"]), default=None)
-        return None if chosen is None else str(chosen["name"])
-
-    def _retiring(self) -> bool:
-        return any(entry["retired"] for entry in self.bank.stats()["resident"])
-
-    def _usable(self, adapter: str | None) -> bool:
-        return adapter is None or (adapter != self._held and self.bank.find(adapter) is not None)
-
-    def _fetchable(self, adapter: str | None) -> bool:
-        return (
-            adapter is not None
-            and len(self._fetching) + len(self._arrived) < MAX_FETCHES
-            and adapter not in self._fetching
-            and adapter not in self._arrived
-            and self.bank.find(adapter) is None
-        )
+        self.prompt_cache.purge(digest)
 
     # one step
 
     def step(self) -> None:
         """Start what can start, compute one step, emit what came of it."""
         self._expire()
-        self._settle_arrived()
-        for adapter in self._waiting.adapters():
-            if adapter is not None and self._fetchable(adapter):
-                self._fetching.add(adapter)
-                self._fetch(adapter)
-        if self._replay:
+        self.residents.settle()
+        if self._replay or self._trial is not None:
             self._replay_next()
         else:
             self._start_rows()
@@ -284,10 +170,11 @@ class EngineCore:
     def _expire(self) -> None:
         now = self._clock()
         for job in self._waiting.take_all(lambda job: job.deadline_s <= now):
-            wanted = job.adapter if job.adapter in self._arrived else None
-            busy = SlotsBusy(f"no slot became free for adapter {wanted!r} in time", retry_after_s=5.0)
-            late = RequestTimeout("the request timed out in the queue", retry_after_s=5.0)
-            self._emit(job.id, Failed(busy if wanted else late))
+            error: RouterError = RequestTimeout("the request timed out in the queue", retry_after_s=5.0)
+            if self.residents.waits_for_slot(job.adapter):
+                error = SlotsBusy(f"no slot became free for adapter {job.adapter!r} in time", retry_after_s=5.0)
+            self._emit(job.id, Failed(error))
+            self.residents.released()
         for row in [row for row in self._all_rows() if row.job.deadline_s <= now]:
             self._fail(row, RequestTimeout(f"timed out after {len(row.produced)} tokens"))
 
@@ -298,7 +185,7 @@ class EngineCore:
             if len(prefilling) >= limits.prefill_rows:
                 return
             long_running = sum(self._waiting.is_long(row.job) for row in prefilling)
-            job = self._waiting.next(long_running=long_running, usable=self._usable)
+            job = self._waiting.next(long_running=long_running, usable=self.residents.usable)
             if job is None:
                 return
             self._start(job)
@@ -306,7 +193,7 @@ class EngineCore:
     def _start(self, job: Job) -> None:
         lease = None
         try:
-            lease = self.bank.acquire(self.bank.find(job.adapter) if job.adapter is not None else None)
+            lease = self.residents.acquire(job.adapter)
             row = Row(job, lease, RowText(job, self.texts), 0)
             self._insert(row)
         except RouterError as error:
@@ -394,7 +281,7 @@ class EngineCore:
         return TokenLogprob(vocabulary.shown(made.token), vocabulary.raw(made.token), value, top)
 
     def _keep(self, digest: str, tokens: list[int], state: list[object]) -> None:
-        if digest in self._digests() and self.prompt_cache.wants(digest, tokens):
+        if digest in self.residents.digests() and self.prompt_cache.wants(digest, tokens):
             self._states.compute(state)
             self.prompt_cache.store(digest, tokens, state)
             self.prompt_cache.shrink(self._limits.prompt_cache_bytes - self._batch.nbytes)
@@ -416,7 +303,7 @@ class EngineCore:
         if self._trial is row:
             self._trial = None
         row.lease.release()
-        self._slots_changed = True
+        self.residents.released()
 
     def _fail(self, row: Row, error: RouterError) -> None:
         self._leave(row)
@@ -434,7 +321,7 @@ class EngineCore:
         culprit = rows[0] if len(rows) == 1 else self._trial
         self._trial = None
         self._batch = self._new_batch()
-        reason = EngineUnavailable(f"the model failed on this request: {type(error).__name__}: {error}")
+        reason = EngineUnavailable(f"the model failed on this request ({type(error).__name__})")
         for row in rows:
             row.uid = -1
             row.replays += 1
@@ -443,9 +330,13 @@ class EngineCore:
                 self._fail(row, reason)
 
     def _replay_next(self) -> None:
-        if self._trial is None:
-            row = self._trial = self._replay.pop(0)
+        if self._trial is not None or not self._replay:
+            return
+        row = self._trial = self._replay.pop(0)
+        try:
             self._insert(row)
+        except RouterError as error:
+            self._fail(row, error)
 
     # what is known from outside
 
@@ -463,8 +354,3 @@ class EngineCore:
             cache_misses=self.prompt_cache.misses,
             cache_evictions=self.prompt_cache.evictions,
         )
-
-    def require(self, name: str) -> None:
-        """Raise AdapterNotFound unless `name` is resident."""
-        if self.bank.find(name) is None:
-            raise AdapterNotFound(f"adapter {name!r} is not loaded", param="lora_name")

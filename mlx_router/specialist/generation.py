@@ -166,6 +166,11 @@ def seed_generator() -> None:
     mx.random.seed(int.from_bytes(os.urandom(7), "big"))
 
 
+def clear_buffers() -> None:
+    """Give mlx's unused buffers back to the system."""
+    mx.clear_cache()
+
+
 class Samplers:
     """Samplers by their parameters. Rows that share one are sampled in one call, whatever their adapters."""
 

@@ -37,6 +37,7 @@ class Job:
     prompt: tuple[int, ...]  # token ids, at least one
     max_tokens: int
     deadline_s: float  # on the monotonic clock
+    budget_s: float = 0.0  # from its arrival to the deadline
     sampling: Sampling = field(default_factory=Sampling)
     stops: tuple[str, ...] = ()
     logprobs: int | None = None  # alternatives a token; None: no log-probabilities at all

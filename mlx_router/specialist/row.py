@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_router.lora.bank import Lease
 from mlx_router.protocol.chunks import TokenLogprob
 from mlx_router.specialist.generation import Markers, TextMachine, make_text_machine, markers, parse_tool_text
 from mlx_router.specialist.job import Delta, Finished, FinishReason, Job, ToolCall
@@ -130,12 +131,12 @@ class RowText:
         return ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Row:
     """A job that holds a lease and runs in the batch."""
 
     job: Job
-    lease: Any  # of the adapter bank
+    lease: Lease
     text: RowText
     cached_tokens: int
     produced: list[int] = field(default_factory=list)
@@ -145,7 +146,7 @@ class Row:
 
     @property
     def digest(self) -> str:
-        return str(self.lease.digest)
+        return self.lease.digest
 
     @property
     def tokens(self) -> list[int]:

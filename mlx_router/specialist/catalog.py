@@ -1,0 +1,127 @@
+"""The adapters that this specialist knows by name: where their files are, and whether they may serve.
+
+available ──load──> resident (the bank knows)      unloaded: by an operator, until it is loaded again
+quarantined: known, with the reason; takes no traffic
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlx_router.errors import AdapterNotFound, AdapterQuarantined, ModelNotFound
+from mlx_router.lora.load import AdapterFiles, read_adapter
+from mlx_router.specialist.counters import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """One adapter's name and files."""
+
+    name: str
+    path: Path | None  # None: no weights are installed
+    sha256: str | None = None  # that the weights must have
+    quarantined: str | None = None  # the reason
+    unloaded: bool = False
+    requests: int = 0
+
+
+class Catalog:
+    """Names to files. Changes happen on the event loop's thread; `read` may run on another."""
+
+    def __init__(self, base_names: Iterable[str], known: Iterable[Known], *, roots: Sequence[Path]) -> None:
+        self._base_names = frozenset({"base", "default_model", *base_names})
+        self._known: dict[str, Known] = {item.name: item for item in known}
+        self._roots = tuple(roots)
+
+    def resolve(self, model: str) -> str | None:
+        """The adapter that a request's `model` names; None is the base. Raises ModelNotFound, AdapterQuarantined."""
+        if model in self._base_names:
+            return None
+        known = self._known.get(model)
+        if known is None or known.unloaded:
+            raise ModelNotFound(f"model {model!r} does not exist here", param="model")
+        if known.quarantined is not None:
+            raise AdapterQuarantined(f"adapter {model!r} is quarantined: {known.quarantined}", param="model")
+        return model
+
+    def count(self, name: str) -> None:
+        """One more request for an adapter."""
+        if name in self._known:
+            self._known[name] = replace(self._known[name], requests=self._known[name].requests + 1)
+
+    def read(self, name: str, path: str | None = None) -> AdapterFiles:
+        """Read and check the files of `name`, or those at `path`, which must lie under the roots."""
+        if path is not None:
+            return read_adapter(Path(path), roots=self._roots, name=name)
+        known = self._known.get(name)
+        if known is None or known.path is None:
+            raise AdapterNotFound(f"no weights are installed for adapter {name!r}", param="model")
+        return read_adapter(known.path, roots=self._roots, sha256=known.sha256, name=name)
+
+    def loaded(self, name: str, files: AdapterFiles) -> None:
+        """`files` serve `name` from now on, and are what is read again after an eviction."""
+        known = self._known.get(name) or Known(name=name, path=None)
+        self._known[name] = replace(known, path=files.path, sha256=files.digest, quarantined=None, unloaded=False)
+
+    def unloaded(self, name: str) -> None:
+        """`name` takes no requests until it is loaded again. Raises AdapterNotFound."""
+        known = self.require(name)
+        self._known[name] = replace(known, unloaded=True)
+
+    def require(self, name: str) -> Known:
+        """Raises AdapterNotFound for a name that is not known, or was unloaded already."""
+        known = self._known.get(name)
+        if known is None or known.unloaded:
+            raise AdapterNotFound(f"adapter {name!r} is not known here", param="lora_name")
+        return known
+
+    def quarantine(self, name: str, reason: str) -> None:
+        """`name` takes no traffic, and this is why."""
+        known = self._known.get(name) or Known(name=name, path=None)
+        self._known[name] = replace(known, quarantined=reason)
+
+    def served(self) -> list[Known]:
+        """Adapters that requests may name, by name."""
+        return sorted(
+            (
+                item
+                for item in self._known.values()
+                if not item.unloaded and item.quarantined is None and item.path is not None
+            ),
+            key=lambda item: item.name,
+        )
+
+    def describe(self, snapshot: Snapshot | None) -> list[dict[str, Any]]:
+        """What GET /v1/adapters lists."""
+        resident: Mapping[str, Mapping[str, Any]] = snapshot.resident() if snapshot is not None else {}
+        rows = []
+        for known in sorted(self._known.values(), key=lambda item: item.name):
+            entry = resident.get(known.name)
+            rows.append(
+                {
+                    "id": known.name,
+                    "state": self._state(known, entry is not None),
+                    "digest": entry["digest"] if entry else None,
+                    "rank": entry["rank"] if entry else None,
+                    "slot": entry["slot"] if entry else None,
+                    "pinned": bool(entry and entry["pinned"]),
+                    "requests": known.requests,
+                    "active": entry["leases"] if entry else 0,
+                    "path": str(known.path) if known.path is not None else None,
+                    "reason": known.quarantined or (None if known.path else "no weights are installed"),
+                }
+            )
+        return rows
+
+    @staticmethod
+    def _state(known: Known, resident: bool) -> str:
+        if known.quarantined is not None:
+            return "quarantined"
+        if known.unloaded:
+            return "unloaded"
+        if resident:
+            return "resident"
+        return "available" if known.path is not None else "missing"

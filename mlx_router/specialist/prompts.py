@@ -1,0 +1,235 @@
+"""Requests to jobs: chat templates, token ids, limits. On a thread of its own, since templates take milliseconds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from mlx_router.errors import ContextLengthExceeded, InvalidRequest
+from mlx_router.protocol.requests import ChatRequest, CompletionRequest, Message, NamedTool, SamplingBody
+from mlx_router.specialist.job import Job, Sampling, TextState
+from mlx_router.specialist.loading import Base
+
+RESERVED = frozenset({"messages", "conversation", "tools", "tokenize", "add_generation_prompt", "return_dict"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """One prompt, ready to be queued."""
+
+    tokens: tuple[int, ...]
+    text_state: TextState
+    tools: tuple[Mapping[str, Any], ...] = ()
+    boundaries: tuple[int, ...] = ()
+
+
+class Prompts:
+    """The tokenizer's side of one base. One thread."""
+
+    def __init__(self, base: Base, *, default_max_tokens: int, timeout_s: float) -> None:
+        self._base = base
+        self._tokenizer = base.tokenizer
+        self._default_max_tokens = default_max_tokens
+        self._timeout_s = timeout_s
+
+    def chat(self, request: ChatRequest) -> Prepared:
+        """Render a conversation. Raises InvalidRequest for what the template refuses."""
+        if request.response_format is not None and request.response_format.type != "text":
+            raise InvalidRequest(
+                f"response_format {request.response_format.type!r} is not supported, only 'text'",
+                param="response_format",
+            )
+        if not self._tokenizer.has_chat_template:
+            raise InvalidRequest("the base model has no chat template; /v1/completions takes plain prompts")
+        messages = [_plain(index, message) for index, message in enumerate(request.messages)]
+        tools = _tools(request)
+        options = dict(request.chat_template_kwargs or {})
+        if reserved := sorted(RESERVED & options.keys()):
+            raise InvalidRequest(f"{', '.join(reserved)} cannot be set here", param="chat_template_kwargs")
+        tokens = self._render(messages, tools, options, add_generation_prompt=True)
+        return Prepared(
+            tokens=tuple(tokens),
+            text_state=self._text_state(tokens),
+            tools=tuple(tools),
+            boundaries=self._boundaries(messages, tools, options, tokens),
+        )
+
+    def completion(self, request: CompletionRequest) -> list[Prepared]:
+        """Tokens of each prompt."""
+        prepared = []
+        for index, prompt in enumerate(request.prompts):
+            if isinstance(prompt, str):
+                tokens = list(self._tokenizer.encode(prompt))
+            else:
+                tokens = prompt
+                bad = [token for token in tokens if not 0 <= token < self._base.vocab_size]
+                if bad:
+                    raise InvalidRequest(
+                        f"prompt[{index}]: token {bad[0]} is not in [0, {self._base.vocab_size})", param="prompt"
+                    )
+            if not tokens:
+                raise InvalidRequest(f"prompt[{index}] has no tokens", param="prompt")
+            prepared.append(Prepared(tokens=tuple(tokens), text_state="raw"))
+        return prepared
+
+    def jobs(
+        self,
+        prepared: Prepared,
+        request: SamplingBody,
+        *,
+        ids: Sequence[str],
+        adapter: str | None,
+        limit: int | None,
+        logprobs: int | None,
+    ) -> list[Job]:
+        """One job a choice, of the same prompt. Raises ContextLengthExceeded, with the numbers."""
+        used, room = len(prepared.tokens), self._base.max_context - len(prepared.tokens)
+        if room < 1 or (limit is not None and limit > room):
+            asked = f" and {limit} for the answer" if limit is not None else ""
+            raise ContextLengthExceeded(
+                f"the context has {self._base.max_context} tokens; {used} are in the prompt{asked}"
+                f" ({used + (limit or 1)} in all)",
+                param="max_tokens" if room >= 1 else "messages",
+            )
+        sampling = self._sampling(request)
+        now = time.monotonic()
+        return [
+            Job(
+                id=job_id,
+                adapter=adapter,
+                prompt=prepared.tokens,
+                max_tokens=limit if limit is not None else min(room, self._default_max_tokens),
+                deadline_s=now + self._timeout_s,
+                budget_s=self._timeout_s,
+                sampling=sampling if index == 0 else _reseeded(sampling, index),
+                stops=request.stops,
+                logprobs=logprobs,
+                text_state=prepared.text_state,
+                tools=prepared.tools,
+                boundaries=prepared.boundaries,
+            )
+            for index, job_id in enumerate(ids)
+        ]
+
+    def _render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        options: dict[str, Any],
+        *,
+        add_generation_prompt: bool,
+    ) -> list[int]:
+        try:
+            tokens = self._tokenizer.apply_chat_template(
+                messages, tools=tools or None, add_generation_prompt=add_generation_prompt, **options
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise InvalidRequest(
+                f"the chat template refuses the messages: {reason[0][:300]}", param="messages"
+            ) from error
+        if not tokens:
+            raise InvalidRequest("the chat template makes no tokens of the messages", param="messages")
+        return [int(token) for token in tokens]
+
+    def _text_state(self, tokens: list[int]) -> TextState:
+        """Templates may open the reasoning part themselves."""
+        tokenizer = self._tokenizer
+        if tokenizer.has_thinking and tokenizer.rfind_think_start(tokens) > tokenizer.rfind_think_end(tokens):
+            return "reasoning"
+        return "normal"
+
+    def _boundaries(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        options: dict[str, Any],
+        tokens: list[int],
+    ) -> tuple[int, ...]:
+        """Where the next turn's prompt will agree with this one; of use where states cannot be cut."""
+        if self._base.states_can_be_cut:
+            return ()
+        cuts: set[int] = set()
+        system = next((index for index, message in enumerate(messages) if message["role"] != "system"), 0)
+        for part in (messages[:system], messages):
+            if not part:
+                continue
+            try:
+                rendered = self._render(part, tools, options, add_generation_prompt=False)
+            except InvalidRequest:  # many templates want a user's turn
+                continue
+            cuts.add(_agreement(rendered, tokens))
+        return tuple(sorted(cut for cut in cuts if 0 < cut < len(tokens)))
+
+    def _sampling(self, request: SamplingBody) -> Sampling:
+        defaults = self._base.defaults
+        bias = tuple((int(token), value) for token, value in (request.logit_bias or {}).items())
+        bad = [token for token, _ in bias if token >= self._base.vocab_size]
+        if bad:
+            raise InvalidRequest(
+                f"logit_bias: token {bad[0]} is not in [0, {self._base.vocab_size})", param="logit_bias"
+            )
+
+        def either(value: float | None, name: str, otherwise: float) -> float:
+            return float(value if value is not None else defaults.get(name, otherwise))
+
+        return Sampling(
+            temperature=either(request.temperature, "temperature", 0.0),
+            top_p=either(request.top_p, "top_p", 1.0),
+            top_k=max(0, int(either(request.top_k, "top_k", 0))),
+            min_p=request.min_p or 0.0,
+            repetition_penalty=request.repetition_penalty or 1.0,
+            presence_penalty=request.presence_penalty or 0.0,
+            frequency_penalty=request.frequency_penalty or 0.0,
+            seed=request.seed,
+            logit_bias=bias,
+        )
+
+
+def _reseeded(sampling: Sampling, index: int) -> Sampling:
+    """The sampling of a further choice: another seed, where one was given."""
+    if sampling.seed is None:
+        return sampling
+    fields = {name: getattr(sampling, name) for name in Sampling.__dataclass_fields__}
+    return Sampling(**(fields | {"seed": sampling.seed + index}))
+
+
+def _plain(index: int, message: Message) -> dict[str, Any]:
+    """A message as templates know it: text content, decoded tool arguments, no `developer` role."""
+    if others := message.other_parts():
+        raise InvalidRequest(f"messages[{index}]: {others[0]} parts are not supported, only text", param="messages")
+    plain = {key: value for key, value in message.model_dump().items() if value is not None}
+    plain["role"] = "system" if message.role == "developer" else message.role
+    plain["content"] = message.text()
+    calls = plain.get("tool_calls")
+    if isinstance(calls, list):
+        for call in calls:
+            function = call.get("function") if isinstance(call, dict) else None
+            if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+                try:
+                    function["arguments"] = json.loads(function["arguments"] or "{}")
+                except ValueError:
+                    raise InvalidRequest(
+                        f"messages[{index}].tool_calls: arguments are not JSON", param="messages"
+                    ) from None
+    return plain
+
+
+def _tools(request: ChatRequest) -> list[dict[str, Any]]:
+    """The tools that the model gets to see."""
+    if request.tool_choice == "none":
+        return []
+    tools = [tool.model_dump(exclude_none=True) for tool in request.tools or []]
+    if isinstance(request.tool_choice, NamedTool):
+        tools = [tool for tool in tools if tool["function"]["name"] == request.tool_choice.function.name]
+    return tools
+
+
+def _agreement(a: Sequence[int], b: Sequence[int]) -> int:
+    """Number of leading tokens that are equal."""
+    return next((index for index, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,174 @@
+"""Which adapters are in slots, which are on their way, and who must make room; on the model thread.
+
+absent ──a job waits──> fetching ──read──> arrived ──a slot is free──> resident
+                                              │
+                                     no slot: one resident adapter is held until its last row has left
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mlx_router.errors import AdapterExists, ModelNotFound, RouterError, SlotsBusy
+from mlx_router.lora.bank import AdapterBank, Lease
+from mlx_router.lora.load import AdapterFiles
+from mlx_router.specialist.job import Job
+from mlx_router.specialist.scheduler import WaitingJobs
+
+MAX_FETCHES = 4  # adapters being read from disk, or read and waiting for a slot, at once
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What a load did."""
+
+    digest: str
+    previous: str | None  # digest of the version that it replaced
+
+
+class Residents:
+    """The bank, as the engine uses it. `fail(job, error)` ends a waiting job, `purge(digest)` forgets its states.
+
+    `fetch(name)` starts reading an adapter and must lead to `arrived` or `missing`.
+    """
+
+    def __init__(
+        self,
+        bank: AdapterBank,
+        waiting: WaitingJobs,
+        *,
+        fetch: Callable[[str], None],
+        fail: Callable[[Job, RouterError], None],
+        purge: Callable[[str], None],
+    ) -> None:
+        self._bank = bank
+        self._waiting = waiting
+        self._fetch = fetch
+        self._fail = fail
+        self._purge = purge
+        self._fetching: set[str] = set()
+        self._arrived: dict[str, AdapterFiles] = {}
+        self._held: str | None = None
+        self._changed = False  # a slot may have become free since the last look
+
+    def acquire(self, adapter: str | None) -> Lease:
+        """A lease on the version that `adapter` has now; None is the base."""
+        return self._bank.acquire(self._bank.find(adapter) if adapter is not None else None)
+
+    def install(self, name: str, files: AdapterFiles, *, replace: bool) -> Installed:
+        """Make `files` what later jobs for `name` get. On any error nothing has changed."""
+        current = self._bank.find(name)
+        if current is not None and not replace:
+            raise AdapterExists(f"adapter {name!r} is loaded already; load_inplace replaces it", param="lora_name")
+        self._bank.load(files, name=name, replaces=current)
+        self._arrived.pop(name, None)
+        self._changed = True
+        if current is not None and current.digest != files.digest:
+            self._forget(current.digest)
+        return Installed(files.digest, current.digest if current is not None else None)
+
+    def unload(self, name: str) -> str | None:
+        """Stop serving `name`: waiting jobs for it fail, running ones end as they began. Its digest, if resident."""
+        self._end_waiting(name, ModelNotFound(f"adapter {name!r} was unloaded", param="model"))
+        self._arrived.pop(name, None)
+        version = self._bank.find(name)
+        if version is None:
+            return None
+        self._bank.retire(version)
+        self._changed = True
+        self._forget(version.digest)
+        return version.digest
+
+    def pin(self, name: str, pinned: bool) -> None:
+        """Keep `name` from being evicted, or let it."""
+        (self._bank.pin if pinned else self._bank.unpin)(name)
+        self._changed = True
+
+    def released(self) -> None:
+        """A lease ended or a waiting job went: look again at who waits for a slot."""
+        self._changed = True
+
+    def arrived(self, name: str, files: AdapterFiles) -> None:
+        """An adapter that `fetch` asked for; of no use if it is resident by now or nobody waits any more."""
+        self._fetching.discard(name)
+        if self._bank.find(name) is None and self._waiting.oldest(name) is not None:
+            self._arrived[name] = files
+            self._changed = True
+
+    def missing(self, name: str, error: RouterError) -> None:
+        """An adapter that `fetch` asked for cannot be had: the jobs that wait for it end with the reason."""
+        self._fetching.discard(name)
+        self._end_waiting(name, error)
+
+    def digests(self) -> set[str]:
+        """Digests that a new job could get."""
+        return {"base"} | {str(entry["digest"]) for entry in self._bank.stats()["resident"] if not entry["retired"]}
+
+    def usable(self, adapter: str | None) -> bool:
+        """Whether a job for `adapter` could start now."""
+        return adapter is None or (adapter != self._held and self._bank.find(adapter) is not None)
+
+    def waits_for_slot(self, adapter: str | None) -> bool:
+        """Whether the adapter has been read and finds no slot."""
+        return adapter in self._arrived
+
+    @property
+    def movable(self) -> bool:
+        """Whether `settle` could change anything."""
+        return bool(self._arrived) or any(self._fetchable(adapter) for adapter in self._waiting.adapters())
+
+    def settle(self) -> None:
+        """Ask for adapters that jobs wait for; give slots to those that came."""
+        for adapter in self._waiting.adapters():
+            if adapter is not None and self._fetchable(adapter):
+                self._fetching.add(adapter)
+                self._fetch(adapter)
+        if self._changed:
+            self._changed = False
+            self._held = self._place_arrived()
+
+    def _place_arrived(self) -> str | None:
+        """Load what has been read; the name of the adapter to hold where no slot was free."""
+        held: str | None = None
+        for name, files in list(self._arrived.items()):
+            if self._waiting.oldest(name) is None:
+                del self._arrived[name]
+                continue
+            try:
+                self._bank.load(files, name=name)
+            except SlotsBusy as error:
+                held = self._choose_held()
+                if held is not None or self._retiring():
+                    continue
+                self._end_waiting(name, error)  # everything is pinned: waiting would not help
+            except RouterError as error:
+                self._end_waiting(name, error)
+            del self._arrived[name]
+        return held
+
+    def _choose_held(self) -> str | None:
+        """The adapter that is likely to be idle first: the fewest leases, then the least recently used."""
+        resident = [entry for entry in self._bank.stats()["resident"] if not entry["pinned"] and not entry["retired"]]
+        chosen = min(resident, key=lambda entry: (entry["leases"], entry["last_used"]), default=None)
+        return None if chosen is None else str(chosen["name"])
+
+    def _retiring(self) -> bool:
+        return any(entry["retired"] for entry in self._bank.stats()["resident"])
+
+    def _fetchable(self, adapter: str | None) -> bool:
+        return (
+            adapter is not None
+            and len(self._fetching) + len(self._arrived) < MAX_FETCHES
+            and adapter not in self._fetching
+            and adapter not in self._arrived
+            and self._bank.find(adapter) is None
+        )
+
+    def _end_waiting(self, name: str, error: RouterError) -> None:
+        for job in self._waiting.take_all(lambda job: job.adapter == name):
+            self._fail(job, error)
+
+    def _forget(self, digest: str) -> None:
+        if digest not in self.digests():
+            self._purge(digest)
