@@ -1,0 +1,56 @@
+"""A request body as bytes: decoded once to look into it, sent on with nothing changed but the model's name."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from mlx_router.errors import InvalidRequest
+
+# In valid JSON a bare `"model"` followed by a colon is a key, at whatever depth; inside a string its quotes
+# would be escaped.
+_MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*("(?:[^"\\]|\\.)*"|null)')
+
+
+def decode(raw: bytes) -> dict[str, Any]:
+    """The body as an object. Raises InvalidRequest for anything else, NaN and lone surrogates included."""
+    try:
+        body = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        if b"\\ud" in raw or b"\\uD" in raw:
+            json.dumps(body, ensure_ascii=False).encode()
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+    except ValueError as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8 JSON"
+        raise InvalidRequest(f"the body is not valid JSON: {reason}") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return body
+
+
+def model_of(body: dict[str, Any]) -> str | None:
+    """The `model` field. Raises InvalidRequest where it is neither a string nor absent."""
+    model = body.get("model")
+    if model is None:
+        return None
+    if not isinstance(model, str) or not model or len(model) > 256:
+        raise InvalidRequest("model must be a string of 1 to 256 characters", param="model")
+    return model
+
+
+def with_model(raw: bytes, body: dict[str, Any], model: str) -> bytes:
+    """`raw` with another model name; every other byte stays, unless `model` cannot be told apart in the bytes."""
+    name = json.dumps(model).encode()
+    matches = _MODEL.findall(raw)
+    if len(matches) == 1 and "model" in body and json.loads(matches[0]) == body["model"]:
+        return _MODEL.sub(lambda match: match.group(0)[: match.start(1) - match.start(0)] + name, raw, count=1)
+    if not matches and "model" not in body:
+        start = raw.index(b"{") + 1
+        separator = b"," if body else b""
+        return raw[:start] + b'"model":' + name + separator + raw[start:]
+    return json.dumps({**body, "model": model}, ensure_ascii=True).encode()
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

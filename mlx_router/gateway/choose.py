@@ -1,0 +1,114 @@
+"""From a request's body to a plan: the wish, the router's decision, the conversation, the routes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlx_router.errors import InvalidRequest, RouterError
+from mlx_router.gateway import policy
+from mlx_router.gateway.conversations import Thread
+from mlx_router.gateway.policy import Needs, Plan
+from mlx_router.gateway.service import Gateway, Setup
+from mlx_router.gateway.wish import Wish, conversation_key, prompt_text, wish_of
+from mlx_router.head.decision import UNAVAILABLE, Decision
+
+
+@dataclass(slots=True, kw_only=True)
+class Choice:
+    """What was decided, and what the log wants to know of how."""
+
+    plan: Plan
+    requested: str  # the model that the client named
+    wish: Wish
+    key: object = None  # of the conversation
+    endpoint: str | None = None  # that has its cache
+    cached: bool = False
+    sticky: bool = False
+    waited_s: float = 0.0  # for the router
+
+
+async def choose(
+    gateway: Gateway,
+    setup: Setup,
+    path: str,
+    body: dict[str, Any],
+    model: str | None,
+    size_bytes: int,
+    headers: Iterable[tuple[bytes, bytes]],
+) -> Choice:
+    """Plan a chat or plain completion. Raises InvalidRequest, ModelNotFound, AdapterQuarantined, Overloaded."""
+    needs = policy.needs_of(body, size_bytes)
+    key: object = None
+    messages: list[Any] = []
+    if path == "/chat/completions":
+        messages = messages_of(body)
+        key = _conversation(body, headers) or conversation_key(messages)
+    thread = gateway.conversations.get(key) if key is not None else None
+    endpoint = thread.endpoint if thread is not None else None
+    if not policy.automatic(model):
+        plan = policy.plan_explicit(
+            str(model),
+            setup.routes,
+            needs,
+            adapter_state=setup.fleet.adapter_state(str(model)),
+            router=gateway.router.status.version,
+        )
+        return Choice(plan=plan, requested=str(model), wish=Wish(""), key=key, endpoint=endpoint)
+    wish = wish_of(messages) if messages else Wish(prompt_text(body.get("prompt")))
+    follows = len(messages) > 1 or isinstance(key, str)
+    choice = await choose_for(gateway, setup, wish, thread if follows else None, needs)
+    choice.key, choice.endpoint, choice.requested = key, endpoint, model or "auto"
+    return choice
+
+
+async def choose_for(
+    gateway: Gateway, setup: Setup, wish: Wish, thread: Thread | None, needs: Needs = policy.NO_NEEDS
+) -> Choice:
+    """Plan for a wish. Where the router cannot say anything, the base answers."""
+    waited_s = 0.0
+    note = ""
+    decision = gateway.router.lookup(wish.prompt)
+    cached = decision is not None
+    if decision is None:
+        started = time.perf_counter()
+        try:
+            decision = await gateway.router.classify(wish.prompt)
+        except asyncio.CancelledError:
+            raise
+        except RouterError as error:
+            if error.status == 429:
+                raise
+            note = "the router is not available"
+            decision = Decision(domain=policy.GENERAL, score=0.0, reason=UNAVAILABLE)
+        waited_s = time.perf_counter() - started
+    rules = setup.config.policy
+    decision = policy.apply_min_scores(decision, rules)
+    sticky = False
+    if thread is not None and thread.domain:
+        stuck = policy.stick(decision, thread.domain, margin=rules.stick_margin, follow_up=wish.follow_up != "none")
+        sticky, decision = stuck is not decision, stuck
+    plan = policy.plan_auto(decision, setup.routes, needs)
+    if note:
+        plan = replace(plan, note=note)
+    return Choice(plan=plan, requested="auto", wish=wish, cached=cached, sticky=sticky, waited_s=waited_s)
+
+
+def messages_of(body: dict[str, Any]) -> list[Any]:
+    """The messages of a chat body. Raises InvalidRequest where there are none."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest("messages must be a list with at least one message", param="messages")
+    return messages
+
+
+def _conversation(body: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The name that the client gives its conversation: x-conversation-id, or OpenAI's prompt_cache_key."""
+    for name, value in headers:
+        if name == b"x-conversation-id" and value:
+            return value[:200].decode("latin-1")
+    named = body.get("prompt_cache_key")
+    return named[:200] if isinstance(named, str) and named else None

@@ -1,0 +1,281 @@
+"""One attempt at one endpoint: send the request, pass the answer through as it comes.
+
+Nothing is sent to the client before the endpoint's first byte is there, so that a failure up to then can be
+tried elsewhere. A stream passes in whole events: if the endpoint dies in the middle of one, the client has seen
+only whole ones, and the error event that follows can be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import aiohttp
+from yarl import URL
+
+from mlx_router.config import GatewayConfig
+from mlx_router.errors import RouterError, UpstreamTimeout, UpstreamUnavailable
+from mlx_router.gateway.upstreams import Endpoint
+from mlx_router.protocol import sse
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+MAX_ANSWER_BYTES = 64 * 2**20  # of an answer that is not a stream
+MAX_EVENT_BYTES = 4 * 2**20  # an event that never ends is passed on in pieces from here
+_MARK_S = 0.5  # a deadline may be this much late
+
+# Of the endpoint's headers; the others describe its connection, or are ours to say.
+_DROPPED = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade content-length"
+    b" date server set-cookie x-request-id".split()
+)
+_PROMPT_TOKENS = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
+_COMPLETION_TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """What became of an attempt."""
+
+    kind: Literal["sent", "refused", "failed"]  # refused: an answer is held back; failed: there is none
+    status: int = 0
+    reached: bool = True  # the request was sent, or part of it
+    error: RouterError | None = None  # of a failed attempt, or of a stream that broke off
+    headers: Headers | None = None
+    body: bytes = b""  # of a refused attempt
+    adapter: str = ""  # as the specialist reports it
+    first_byte_s: float = 0.0  # since the request was sent
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """The four of [gateway], in seconds."""
+
+    connect_s: float
+    first_byte_s: float
+    idle_s: float
+    total_s: float
+
+    @classmethod
+    def of(cls, config: GatewayConfig) -> Timeouts:
+        """Those of a configuration."""
+        return cls(
+            connect_s=config.connect_timeout_s,
+            first_byte_s=config.first_byte_timeout_s,
+            idle_s=config.idle_timeout_s,
+            total_s=config.total_timeout_s,
+        )
+
+
+class _Clock:
+    """The deadline of an attempt: to the first byte, then between two bytes, never beyond the total."""
+
+    def __init__(self, timeouts: Timeouts, started: float) -> None:
+        self._timeouts = timeouts
+        self._loop = asyncio.get_running_loop()
+        self._end = started + timeouts.total_s
+        self._marked = self._loop.time()
+        self._began = self._marked
+        self.phase = "first_byte"
+        self.limit = asyncio.timeout_at(min(self._marked + timeouts.first_byte_s, self._end))
+
+    def heard(self) -> None:
+        """A byte came, or was taken by the client."""
+        now = self._loop.time()
+        if self.phase == "idle" and now - self._marked < _MARK_S:
+            return
+        self.phase, self._marked = "idle", now
+        self.limit.reschedule(min(now + self._timeouts.idle_s, self._end))
+
+    def elapsed(self) -> float:
+        """Seconds since the attempt began."""
+        return self._loop.time() - self._began
+
+    def error(self) -> UpstreamTimeout:
+        """What ran out."""
+        now = self._loop.time()
+        if now >= self._end:
+            return UpstreamTimeout(f"total time-out: the answer took more than {self._timeouts.total_s:g} s")
+        if self.phase == "first_byte":
+            return UpstreamTimeout(f"first-byte time-out: nothing came for {self._timeouts.first_byte_s:g} s")
+        return UpstreamTimeout(f"idle time-out: the answer stopped for {self._timeouts.idle_s:g} s")
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """What is sent where, and how its answer begins."""
+
+    endpoint: Endpoint
+    path: str  # below /v1
+    body: bytes
+    headers: dict[str, str]
+    started: float  # loop time at which the request came, for the total time-out
+    hold: Callable[[int], bool]  # whether a status may be tried elsewhere
+    begin: Callable[[Answer], Headers]  # our headers, once the answer's own are known
+
+
+class Relay:
+    """Attempts over one connection pool."""
+
+    def __init__(self, session: aiohttp.ClientSession, timeouts: Timeouts) -> None:
+        self._session = session
+        self.timeouts = timeouts
+        self._urls: dict[tuple[str, str], URL] = {}
+
+    async def run(self, attempt: Attempt, send: Send) -> Answer:
+        """Try once. Cancelling it closes the connection to the endpoint, which ends its work there too."""
+        endpoint = attempt.endpoint
+        endpoint.in_flight += 1
+        clock = _Clock(self.timeouts, attempt.started)
+        response: aiohttp.ClientResponse | None = None
+        answer = Answer(kind="failed")
+        try:
+            async with clock.limit:
+                response = await self._post(attempt)
+                await self._pass(attempt, response, answer, clock, send)
+        except aiohttp.ConnectionTimeoutError:
+            answer.reached = False
+            answer.error = UpstreamTimeout(f"connect time-out: {self.timeouts.connect_s:g} s")
+        except TimeoutError:
+            answer.error = clock.error()
+        except aiohttp.ClientConnectorError as error:
+            answer.reached = False
+            answer.error = UpstreamUnavailable(_refusal(error))
+        except (aiohttp.ClientError, OSError) as error:
+            answer.error = UpstreamUnavailable(_breakage(error))
+        finally:
+            endpoint.in_flight -= 1
+            if response is not None and not response.content.is_eof():
+                response.close()
+        if answer.kind == "sent" and answer.error is not None:
+            await _break_off(answer.error, send)
+        return answer
+
+    async def _post(self, attempt: Attempt) -> aiohttp.ClientResponse:
+        endpoint = attempt.endpoint
+        url = self._urls.get((endpoint.url, attempt.path))
+        if url is None:
+            url = self._urls[(endpoint.url, attempt.path)] = URL(f"{endpoint.url}/v1{attempt.path}")
+        return await self._session.post(
+            url,
+            data=attempt.body,
+            headers=attempt.headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect_s),
+        )
+
+    async def _pass(
+        self, attempt: Attempt, response: aiohttp.ClientResponse, answer: Answer, clock: _Clock, send: Send
+    ) -> None:
+        answer.status = response.status
+        answer.headers = [pair for pair in response.raw_headers if _ours_to_pass(pair[0])]
+        answer.adapter = response.headers.get("x-adapter", "")
+        if response.status == 200 and response.content_type == "text/event-stream":
+            await self._stream(attempt, response, answer, clock, send)
+        else:
+            body = await _read(response)
+            if attempt.hold(response.status):
+                answer.kind, answer.body = "refused", body
+                return
+            answer.kind, answer.first_byte_s = "sent", clock.elapsed()
+            clock.limit.reschedule(None)
+            _count_tokens(answer, body[-4096:])
+            headers = [*attempt.begin(answer), *answer.headers, (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": response.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+    async def _stream(
+        self, attempt: Attempt, response: aiohttp.ClientResponse, answer: Answer, clock: _Clock, send: Send
+    ) -> None:
+        reader = response.content
+        pieces = await reader.readany()
+        clock.heard()
+        if not pieces:
+            raise aiohttp.ClientPayloadError("the stream ended before it began")
+        answer.kind, answer.first_byte_s = "sent", clock.elapsed()
+        headers = [*attempt.begin(answer), *(answer.headers or ())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        held = b""  # the beginning of an event that is not complete
+        finished = False
+        while pieces:
+            whole, held = split_events(held + pieces if held else pieces)
+            if whole:
+                finished = finished or b"[DONE]" in whole[-64:]
+                if b'"prompt_tokens"' in whole:
+                    _count_tokens(answer, whole)
+                await send({"type": "http.response.body", "body": whole, "more_body": True})
+                clock.heard()
+            pieces = await reader.readany()
+            clock.heard()
+        if not finished and response.headers.get("transfer-encoding") is None and response.content_length is None:
+            raise aiohttp.ClientPayloadError("the connection was closed before [DONE]")
+        await send({"type": "http.response.body", "body": held})
+
+
+def split_events(data: bytes) -> tuple[bytes, bytes]:
+    """(whole events, the rest). Joined they are `data`; the first part ends after a blank line or is empty."""
+    if data.endswith(b"\n\n") or data.endswith(b"\r\n\r\n"):
+        return data, b""
+    end = 0
+    for mark in (b"\n\n", b"\r\n\r\n", b"\r\r"):
+        at = data.rfind(mark)
+        if at >= 0:
+            end = max(end, at + len(mark))
+    if end == 0 and len(data) > MAX_EVENT_BYTES:
+        return data, b""
+    return data[:end], data[end:]
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """A whole body. Raises ClientPayloadError where it breaks off or is too large."""
+    length = response.content_length
+    if length is not None and length <= MAX_ANSWER_BYTES:
+        return await response.read()
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_ANSWER_BYTES:
+            raise aiohttp.ClientPayloadError("the answer is too large")
+    return b"".join(parts)
+
+
+async def _break_off(error: RouterError, send: Send) -> None:
+    """End a stream that has begun with an event that says why."""
+    await send({"type": "http.response.body", "body": sse.error_event(error)})
+
+
+def _ours_to_pass(name: bytes) -> bool:
+    lowered = name.lower()
+    return lowered not in _DROPPED and not lowered.startswith((b"x-router-", b"access-control-"))
+
+
+def _count_tokens(answer: Answer, data: bytes) -> None:
+    """Take the usage out of the last bytes of an answer."""
+    prompt, completion = _PROMPT_TOKENS.findall(data), _COMPLETION_TOKENS.findall(data)
+    if prompt:
+        answer.prompt_tokens = int(prompt[-1])
+    if completion:
+        answer.completion_tokens = int(completion[-1])
+
+
+def _refusal(error: aiohttp.ClientConnectorError) -> str:
+    """Without address: clients need not know it."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name cannot be resolved"
+    return "connection refused" if isinstance(error.os_error, ConnectionRefusedError) else "cannot be reached"
+
+
+def _breakage(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return "the connection broke off"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer broke off"
+    return f"the exchange failed ({type(error).__name__})"
