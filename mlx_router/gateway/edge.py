@@ -22,7 +22,7 @@ from mlx_router.gateway.forward import Job, decision_headers
 from mlx_router.gateway.record import record
 from mlx_router.gateway.relay import Headers, Send
 from mlx_router.gateway.service import Gateway
-from mlx_router.gateway.wire import CONNECTION
+from mlx_router.gateway.wire import CONNECTION, ClientGone
 from mlx_router.protocol import envelope, sse
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 HOT = {"/v1/chat/completions": "/chat/completions", "/v1/completions": "/completions"}
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _PASSED_ON = {b"accept": "accept", b"traceparent": "traceparent", b"tracestate": "tracestate"}
-
-
-class ClientGone(Exception):
-    """The client closed its connection before its request was whole."""
 
 
 class Edge:

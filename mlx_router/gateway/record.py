@@ -11,6 +11,7 @@ from mlx_router.gateway.conversations import Thread
 from mlx_router.gateway.forward import Job
 from mlx_router.gateway.policy import GENERAL
 from mlx_router.gateway.service import Gateway
+from mlx_router.gateway.wire import ClientGone
 from mlx_router.head.decision import EXPLICIT
 
 CLIENT_GONE = 499  # as nginx logs it
@@ -58,8 +59,6 @@ def record(
         if job.endpoint is not None and choice.key is not None and status < 400:
             explicit = reason == EXPLICIT and domain == GENERAL
             gateway.conversations.put(choice.key, Thread("" if explicit else domain, job.endpoint.key))
-    if choice is None and path == "-":
-        return
     entry = {
         "time": round(time.time(), 3),
         "request_id": request_id,
@@ -104,11 +103,6 @@ def _outcome(job: Job | None, error: BaseException | None) -> tuple[int, str]:
         return 200, ""
     if isinstance(error, RouterError):
         return error.status, error.code
-    return (
-        (500, "internal_error")
-        if isinstance(error, Exception) and type(error).__name__ != "ClientGone"
-        else (
-            CLIENT_GONE,
-            "client_gone",
-        )
-    )
+    if isinstance(error, ClientGone):
+        return CLIENT_GONE, "client_gone"
+    return 500, "internal_error"

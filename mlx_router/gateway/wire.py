@@ -41,6 +41,10 @@ class RequestTimeout(InvalidRequest):
     status, code = 408, "request_timeout"
 
 
+class ClientGone(Exception):
+    """The client closed its connection before it had its answer."""
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One client connection. `limits` is set on a subclass by the server."""
 

@@ -1,0 +1,186 @@
+"""What the page, `mlx-router status` and a supervisor want to know: readiness, state, models. Plain data out."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from mlx_router import __version__
+from mlx_router.artifacts.store import RouterStore
+from mlx_router.gateway.metrics import peak_bytes
+from mlx_router.gateway.service import Gateway
+from mlx_router.gateway.upstreams import Endpoint
+
+AUTO_MODEL = "ailiance/auto"
+EMBEDDING_MODEL = "all-MiniLM-L6-v2"
+_STATE_BYTES = 2**20  # of run/status.json at most
+
+
+def redact(gateway: Gateway, text: str) -> str:
+    """A message for a client: no path of this machine."""
+    home = gateway.setup.config.home
+    text = text.replace(str(home), "$MLX_ROUTER_HOME")
+    return text.replace(str(home.parent), "~")
+
+
+def readiness(gateway: Gateway) -> tuple[bool, dict[str, Any]]:
+    """Whether requests can be routed and answered, and the state of every part."""
+    router = gateway.router.status
+    parts: dict[str, Any] = {
+        "router": {
+            "ready": router.ready,
+            "reason": redact(gateway, router.error) or None,
+            "version": router.version or None,
+            "notice": redact(gateway, router.notice) or None,
+        }
+    }
+    fleet = gateway.setup.fleet
+    for endpoint in fleet:
+        part = parts.setdefault(endpoint.pool, {"ready": False, "reason": None, "kind": endpoint.kind})
+        part["ready"] = part["ready"] or endpoint.state == "up"
+        part["reason"] = None if part["ready"] else endpoint.reason
+    if gateway.config_error:
+        parts["config"] = {"ready": True, "reason": None, "notice": redact(gateway, gateway.config_error)}
+    if gateway.draining:
+        parts["gateway"] = {"ready": False, "reason": "draining"}
+    ready = router.ready and not gateway.draining and (fleet.any_up() or not list(fleet))
+    return ready, {"ready": ready, "parts": parts}
+
+
+def status(gateway: Gateway) -> dict[str, Any]:
+    """Everything at a glance, for GET /v1/status."""
+    setup = gateway.setup
+    median_s = gateway.median_s()
+    ready, parts = readiness(gateway)
+    specialists = [endpoint_status(item) for item in setup.fleet if item.kind == "specialist"]
+    upstreams = [endpoint_status(item) for item in setup.fleet if item.kind == "upstream"]
+    return {
+        "ready": ready,
+        "parts": parts["parts"],
+        "gateway": {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round(time.time() - gateway.started_at, 1),
+            "requests": gateway.metrics.total,
+            "requests_per_s": round(gateway.rate(), 2),
+            "p50_ms": None if median_s is None else round(median_s * 1e3, 2),
+            "active": gateway.active,
+            "memory_peak_bytes": peak_bytes(),
+            "conversations": len(gateway.conversations),
+            "config_loaded_at": round(gateway.config_loaded_at, 3),
+            "config_error": redact(gateway, gateway.config_error) or None,
+            "log_error": gateway.log.error or None,
+            "keys_required": setup.guard.has_keys,
+            "admin_token_required": bool(setup.config.security.admin_token),
+        },
+        "router": router_status(gateway),
+        "specialists": specialists,
+        "upstreams": upstreams,
+        "routes": {
+            domain: {"kind": target.kind, "name": target.name}
+            for domain, target in sorted(setup.routes.by_domain.items())
+        },
+        "processes": processes(gateway),
+    }
+
+
+def router_status(gateway: Gateway) -> dict[str, Any]:
+    """The active version with its metrics, and the versions there are."""
+    router = gateway.router.status
+    store = RouterStore(gateway.setup.config.home)
+    try:
+        versions, current = store.versions(), store.current()
+    except OSError:
+        versions, current = [], None
+    return {
+        "ready": router.ready,
+        "version": router.version or None,
+        "notice": redact(gateway, router.notice) or None,
+        "reason": redact(gateway, router.error) or None,
+        "loaded_at": round(router.loaded_at, 3) or None,
+        "domains": len(router.labels),
+        "labels": list(router.labels),
+        "metrics": router.meta.get("metrics") or {},
+        "current": current,
+        "versions": versions,
+        "cache": {
+            "entries": gateway.router.cached,
+            "hits": gateway.router.hits,
+            "misses": gateway.router.misses,
+        },
+        "queue": gateway.router.depth,
+        "encode_p50_ms": round(gateway.metrics.encode.quantile(0.5) * 1e3, 3),
+    }
+
+
+def endpoint_status(endpoint: Endpoint) -> dict[str, Any]:
+    """One endpoint; specialists with their bank and adapters."""
+    state: dict[str, Any] = {
+        "name": endpoint.pool,
+        "url": endpoint.url,
+        "state": endpoint.state,
+        "reason": endpoint.reason or None,
+        "checked_at": round(endpoint.checked_at, 3),
+        "in_flight": endpoint.in_flight,
+        "queue": {
+            "waiting": endpoint.waiting,
+            "running": endpoint.running,
+            "limit": endpoint.queue_limit or None,
+        },
+        "served": endpoint.served,
+        "failed": endpoint.failed,
+    }
+    if endpoint.kind == "specialist":
+        base = endpoint.details.get("base")
+        state["base"] = {k: v for k, v in base.items() if k != "path"} if isinstance(base, Mapping) else None
+        state["bank"] = endpoint.details.get("bank")
+        state["adapters"] = [
+            {key: value for key, value in item.items() if key != "path"}
+            for item in _list(endpoint.details.get("data"))
+            if isinstance(item, dict)
+        ]
+    else:
+        state["model"] = endpoint.model
+    return state
+
+
+def processes(gateway: Gateway) -> Any:
+    """What the supervisor last wrote about its children; None where none runs."""
+    path = gateway.setup.config.home / "run" / "status.json"
+    try:
+        with path.open("rb") as file:
+            return json.loads(file.read(_STATE_BYTES))
+    except (OSError, ValueError):
+        return None
+
+
+def models(gateway: Gateway) -> list[dict[str, Any]]:
+    """What `model` may be, domains left out: they are in GET /v1/status."""
+    setup = gateway.setup
+    created = int(gateway.started_at)
+
+    def model(name: str, **more: Any) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": created, "owned_by": "mlx-router", **more}
+
+    found = [model(AUTO_MODEL, root=AUTO_MODEL, parent=None)]
+    base = next((item.base_id for item in setup.fleet if item.base_id), "base")
+    if setup.routes.bases:
+        found.append(model("base", root=base, parent=None))
+    served: dict[str, str] = {}
+    for endpoint in setup.fleet:
+        for name, state in endpoint.adapters.items():
+            if state in ("resident", "available"):
+                served.setdefault(name, endpoint.pool)
+    for name, pool in sorted(served.items()):
+        found.append(model(name, root=name, parent="base", specialist=pool))
+    for pool_ in setup.routes.pools.values():
+        if pool_.kind == "upstream":
+            found.append(model(pool_.name, root=pool_.model, parent=None))
+    return found
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
