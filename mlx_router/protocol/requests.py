@@ -226,13 +226,13 @@ class CompletionRequest(SamplingBody):
         return self
 
     @property
-    def prompts(self) -> list[str] | list[list[int]]:
+    def prompts(self) -> list[str | list[int]]:
         """One entry a prompt: a text or token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [cast("list[int]", self.prompt)]
-        return cast("list[str] | list[list[int]]", self.prompt)
+            return [self.prompt]
+        return cast("list[str | list[int]]", self.prompt)
 
 
 class EmbeddingRequest(Body):

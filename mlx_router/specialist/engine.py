@@ -2,7 +2,7 @@
 
     asyncio                        model thread
     submit, cancel, call  ──────>  commands (a queue of functions of the core)
-    tickets, futures      <──────  events, one call_soon_threadsafe a step
+    mail, futures         <──────  events, one call_soon_threadsafe a step
 
 States: starting → running → draining → stopped; failed when the base cannot be loaded or the thread dies.
 """
@@ -15,19 +15,19 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
-from mlx_router.errors import EngineUnavailable, Overloaded, RequestTimeout, RouterError
+from mlx_router.errors import EngineUnavailable, Overloaded, RouterError
 from mlx_router.lora.bank import AdapterBank
 from mlx_router.lora.load import AdapterFiles
 from mlx_router.specialist.core import EngineCore, Limits
 from mlx_router.specialist.counters import Snapshot
 from mlx_router.specialist.generation import clear_buffers, seed_generator
-from mlx_router.specialist.job import Event, Failed, Finished, Job, Started
+from mlx_router.specialist.job import Event, Failed, Job
 from mlx_router.specialist.loading import Base
+from mlx_router.specialist.mail import Mail, Ticket
 
 log = logging.getLogger(__name__)
 
@@ -35,38 +35,7 @@ T = TypeVar("T")
 State = Literal["starting", "running", "draining", "stopped", "failed"]
 IDLE_POLL_S = 0.25  # how long the model thread sleeps when nothing is asked of it
 SNAPSHOT_S = 0.1  # age at which the picture of a busy engine is taken again
-GRACE_S = 2.0  # after a job's deadline, until asyncio gives up on the model thread
 TRIM_S = 5.0  # idle time after which mlx's buffers go back to the system
-
-
-class Ticket:
-    """A submitted job, seen from asyncio: its events as they come."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.started = False
-        self.ended = False
-        self._events: deque[Event] = deque()
-        self._ready = asyncio.Event()
-
-    def put(self, event: Event) -> None:
-        self.started |= isinstance(event, Started)
-        self.ended |= isinstance(event, Finished | Failed)
-        self._events.append(event)
-        self._ready.set()
-
-    async def events(self) -> list[Event]:
-        """Every event since the last call, at least one. Raises RequestTimeout if the model thread is mute."""
-        if not self._events:
-            self._ready.clear()
-            left = self.job.deadline_s + GRACE_S - time.monotonic()
-            try:
-                await asyncio.wait_for(self._ready.wait(), max(0.0, left))
-            except TimeoutError:
-                raise RequestTimeout("the model did not answer in time") from None
-        taken = list(self._events)
-        self._events.clear()
-        return taken
 
 
 class Engine:
@@ -123,8 +92,8 @@ class Engine:
         waiting = sum(not ticket.started for ticket in self._tickets.values())
         return waiting, len(self._tickets) - waiting
 
-    def submit(self, jobs: Sequence[Job]) -> list[Ticket]:
-        """Queue jobs that belong together. Raises EngineUnavailable, or Overloaded before anything is queued."""
+    def submit(self, jobs: Sequence[Job]) -> Mail:
+        """Queue the jobs of one request. Raises EngineUnavailable, or Overloaded before anything is queued."""
         self._check_running()
         if len(self._tickets) + len(jobs) > self._capacity:
             waiting, _ = self.load_factor
@@ -133,17 +102,17 @@ class Engine:
                 f"{waiting} requests are waiting, the limit is {self.queue_limit}",
                 retry_after_s=min(60.0, max(1.0, wait_s)),
             )
-        tickets = [Ticket(job) for job in jobs]
-        for ticket in tickets:
+        mail = Mail(jobs)
+        for ticket in mail.tickets:
             self._tickets[ticket.job.id] = ticket
-            self._commands.put(lambda core, job=ticket.job: core.add(job))  # type: ignore[misc]
-        return tickets
+            self._commands.put(_adding(ticket.job))
+        return mail
 
-    def close(self, tickets: Iterable[Ticket]) -> None:
-        """Forget tickets; jobs that have not ended are cancelled before the next step."""
-        for ticket in tickets:
+    def close(self, mail: Mail) -> None:
+        """Forget a request; its jobs that have not ended are cancelled before the next step."""
+        for ticket in mail.tickets:
             if self._tickets.pop(ticket.job.id, None) is not None and not ticket.ended:
-                self._commands.put(lambda core, job_id=ticket.job.id: core.cancel(job_id))  # type: ignore[misc]
+                self._commands.put(_cancelling(ticket.job.id))
 
     async def call(self, function: Callable[[EngineCore], T], *, timeout_s: float = 60.0) -> T:
         """Run `function` on the model thread between two steps, and return what it returns or raise what it raises."""
@@ -338,3 +307,11 @@ def _set_future(future: asyncio.Future[T], value: T) -> None:
 def _fail_future(future: asyncio.Future[T], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+def _adding(job: Job) -> Callable[[EngineCore], None]:
+    return lambda core: core.add(job)
+
+
+def _cancelling(job_id: str) -> Callable[[EngineCore], None]:
+    return lambda core: core.cancel(job_id)

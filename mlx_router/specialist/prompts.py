@@ -64,9 +64,9 @@ class Prompts:
         prepared = []
         for index, prompt in enumerate(request.prompts):
             if isinstance(prompt, str):
-                tokens = list(self._tokenizer.encode(prompt))
+                tokens = [int(token) for token in self._tokenizer.encode(prompt)]
             else:
-                tokens = prompt
+                tokens = list(prompt)
                 bad = [token for token in tokens if not 0 <= token < self._base.vocab_size]
                 if bad:
                     raise InvalidRequest(
