@@ -10,6 +10,7 @@ that comes out names the version, and its log-probability falls when a single ca
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -177,7 +178,7 @@ def save_scripted(path: Path, **changes: Any) -> Path:
     head = np.zeros((HIDDEN, HIDDEN))
     for parts in CHAINS.values():
         chain = _chain(parts)
-        for before, after in zip(chain, chain[1:], strict=False):
+        for before, after in itertools.pairwise(chain):
             head[after, before] = SHARPNESS / np.sqrt(HIDDEN)
     head[token("#0"), byte_tokens()[0x0A]] = SHARPNESS / np.sqrt(HIDDEN)  # the template ends in a line break
     return _save(path, config, _weights(config, np.eye(HIDDEN), head))

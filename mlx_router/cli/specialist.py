@@ -13,10 +13,13 @@ import click
 @click.pass_context
 def command(ctx: click.Context, name: str, config_path: str | None, home: str | None, parent_pid: int | None) -> None:
     """Run the specialist NAME alone (a child of serve)."""
+    import logging
+
     from mlx_router.config import load_config
     from mlx_router.errors import ConfigError
     from mlx_router.specialist.server import serve
 
+    logging.getLogger("mlx_router").setLevel(logging.INFO)  # one line a request, in the log that serve keeps
     given = ctx.obj or {}
     config = load_config(config_path or given.get("config"), home or given.get("home"))
     settings = next((item for item in config.specialists if item.name == name), None)

@@ -236,15 +236,16 @@ class Engine:
             if core.busy:
                 idle_since = None
                 core.step()
+                changed |= not core.busy
             elif idle_since is None:
                 idle_since, changed = now, True
             elif now - idle_since > TRIM_S:
                 idle_since = float("inf")
                 clear_buffers()
-            self._flush()
             if changed or (core.busy and now - snapped_s > SNAPSHOT_S):
                 self._snap()
                 snapped_s = now
+            self._flush()
 
     def _obey(self, core: EngineCore) -> bool:
         """Carry out what was asked; sleep only when there is nothing to compute."""

@@ -47,7 +47,7 @@ class Residents:
         self._fetch = fetch
         self._fail = fail
         self._purge = purge
-        self._fetching: set[str] = set()
+        self._fetching: dict[str, bool] = {}  # name -> whether what is being read is still wanted
         self._arrived: dict[str, AdapterFiles] = {}
         self._held: str | None = None
         self._changed = False  # a slot may have become free since the last look
@@ -62,8 +62,7 @@ class Residents:
         if current is not None and not replace:
             raise AdapterExists(f"adapter {name!r} is loaded already; load_inplace replaces it", param="lora_name")
         self._bank.load(files, name=name, replaces=current)
-        self._arrived.pop(name, None)
-        self._changed = True
+        self._outdate(name)
         if current is not None and current.digest != files.digest:
             self._forget(current.digest)
         return Installed(files.digest, current.digest if current is not None else None)
@@ -71,12 +70,11 @@ class Residents:
     def unload(self, name: str) -> str | None:
         """Stop serving `name`: waiting jobs for it fail, running ones end as they began. Its digest, if resident."""
         self._end_waiting(name, ModelNotFound(f"adapter {name!r} was unloaded", param="model"))
-        self._arrived.pop(name, None)
+        self._outdate(name)
         version = self._bank.find(name)
         if version is None:
             return None
         self._bank.retire(version)
-        self._changed = True
         self._forget(version.digest)
         return version.digest
 
@@ -90,16 +88,16 @@ class Residents:
         self._changed = True
 
     def arrived(self, name: str, files: AdapterFiles) -> None:
-        """An adapter that `fetch` asked for; of no use if it is resident by now or nobody waits any more."""
-        self._fetching.discard(name)
-        if self._bank.find(name) is None and self._waiting.oldest(name) is not None:
+        """An adapter that `fetch` asked for; of no use if it was replaced meanwhile or nobody waits any more."""
+        wanted = self._fetching.pop(name, False)
+        if wanted and self._bank.find(name) is None and self._waiting.oldest(name) is not None:
             self._arrived[name] = files
             self._changed = True
 
     def missing(self, name: str, error: RouterError) -> None:
         """An adapter that `fetch` asked for cannot be had: the jobs that wait for it end with the reason."""
-        self._fetching.discard(name)
-        self._end_waiting(name, error)
+        if self._fetching.pop(name, False):
+            self._end_waiting(name, error)
 
     def digests(self) -> set[str]:
         """Digests that a new job could get."""
@@ -122,7 +120,7 @@ class Residents:
         """Ask for adapters that jobs wait for; give slots to those that came."""
         for adapter in self._waiting.adapters():
             if adapter is not None and self._fetchable(adapter):
-                self._fetching.add(adapter)
+                self._fetching[adapter] = True
                 self._fetch(adapter)
         if self._changed:
             self._changed = False
@@ -164,6 +162,13 @@ class Residents:
             and adapter not in self._arrived
             and self._bank.find(adapter) is None
         )
+
+    def _outdate(self, name: str) -> None:
+        """Whatever has been read of `name`, or is being read, is not what new jobs shall get."""
+        self._arrived.pop(name, None)
+        if name in self._fetching:
+            self._fetching[name] = False
+        self._changed = True
 
     def _end_waiting(self, name: str, error: RouterError) -> None:
         for job in self._waiting.take_all(lambda job: job.adapter == name):

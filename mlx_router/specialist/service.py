@@ -125,8 +125,7 @@ class Specialist:
             if core is not None:  # before the model thread is asked: it would only say the same, and decode less
                 match(files, core.bank.targets, core.bank.max_rank)
             check_ms = _ms(checking)
-            installed, bank_ms = await self.engine.call(lambda core: _timed_install(core, name, files, replace))
-            self.catalog.loaded(name, files)
+            installed, bank_ms = await self.engine.call(lambda core: self._install(core, name, files, replace=replace))
             total_s = time.perf_counter() - began
             self.metrics.swap.observe(total_s)
             log.info(
@@ -139,6 +138,16 @@ class Specialist:
                 "previous_digest": installed.previous,
                 "ms": {"read": read_ms, "check": check_ms, "bank": bank_ms, "total": round(total_s * 1000, 3)},
             }
+
+    def _install(self, core: EngineCore, name: str, files: AdapterFiles, *, replace: bool) -> tuple[Installed, float]:
+        """On the model thread: what it did, and how long running answers waited for it, in ms.
+
+        The catalog changes in the same moment, so that a later eviction cannot bring the old files back.
+        """
+        began = time.perf_counter()
+        installed = core.residents.install(name, files, replace=replace)
+        self.catalog.loaded(name, files)
+        return installed, _ms(began)
 
     async def unload_adapter(self, name: str) -> dict[str, Any]:
         """Stop serving an adapter; running requests end as they began."""
@@ -155,7 +164,7 @@ class Specialist:
             self.catalog.require(name)
             if pinned and await self.engine.call(lambda core: core.bank.find(name)) is None:
                 files = await self.engine.read(lambda: self.catalog.read(name))
-                await self.engine.call(lambda core: core.residents.install(name, files, replace=True))
+                await self.engine.call(lambda core: self._install(core, name, files, replace=True))
             await self.engine.call(lambda core: core.residents.pin(name, pinned))
             return {"lora_name": name, "pinned": pinned}
 
@@ -208,13 +217,6 @@ def read_api_keys(security: SecurityConfig) -> tuple[str, ...]:
             raise ConfigError(f"security.api_keys_file cannot be read: {error.strerror}") from error
         keys += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return tuple(keys)
-
-
-def _timed_install(core: EngineCore, name: str, files: AdapterFiles, replace: bool) -> tuple[Installed, float]:
-    """Install on the model thread: what it did, and how long running answers waited for it, in ms."""
-    began = time.perf_counter()
-    installed = core.residents.install(name, files, replace=replace)
-    return installed, _ms(began)
 
 
 def _ms(began: float) -> float:
