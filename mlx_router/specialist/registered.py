@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 from mlx_router.config import Config, SpecialistConfig
-from mlx_router.resources import adapters_dir
+from mlx_router.errors import AdapterNotFound
+from mlx_router.lora.registry import Registry
 from mlx_router.specialist.catalog import Known
 
 
 def registered(config: Config, settings: SpecialistConfig) -> list[Known]:
-    """One entry for each configured or pinned adapter, installed or not."""
-    try:
-        registry: Any = importlib.import_module("mlx_router.lora.registry").Registry(config.home, adapters_dir())
-    except ModuleNotFoundError:
-        registry = None
+    """One entry for each configured or pinned adapter, installed or not.
+
+    A specialist that is configured with none has those whose manifests name it.
+    """
+    registry = Registry(config.home)
+    names = settings.adapters or tuple(
+        name for name, manifest in registry.manifests().items() if manifest.specialist == settings.name
+    )
     known = []
-    for name in dict.fromkeys((*settings.adapters, *settings.pinned)):
-        record = registry.find(name) if registry is not None else None
-        if record is None:
+    for name in dict.fromkeys((*names, *settings.pinned)):
+        try:
+            record = registry.find(name)
+        except AdapterNotFound:
             known.append(Known(name=name, path=None))
             continue
         reason = (record.reason or "no reason given") if record.status == "quarantined" else None
