@@ -151,9 +151,11 @@ class AdapterBank:
         self.store.check_budget(files.name, [self.targets[path] for path in pairs])
         uses_experts = any(pair.experts for pair in pairs.values())
         victims = self._make_room(replaces, uses_experts)
+        self.store.allocate([self.targets[path] for path in pairs])
         for victim in victims:
-            if replaces is None or victim is not replaces:
+            if victim is not replaces:
                 self.evictions += 1
+                log.info("evicted adapter=%s digest=%s slot=%d", victim.name, victim.digest, victim.slot)
             self._drop(victim)
         version = self._write(files, name or files.name, pairs, uses_experts)
         if replaces is not None and replaces.uid in self._entries:
@@ -164,7 +166,6 @@ class AdapterBank:
         self, files: AdapterFiles, name: str, pairs: Mapping[str, LoraPair], uses_experts: bool
     ) -> AdapterVersion:
         slot = self._free_slot()
-        self.store.allocate([self.targets[path] for path in pairs])
         version = AdapterVersion(
             name=name,
             digest=files.digest,

@@ -16,6 +16,8 @@ from typing import Any
 from mlx_router.compute import mx, nn
 from mlx_router.lora.binding import Plan
 from mlx_router.lora.layers import Stage, add_scaled
+from mlx_router.lora.memory import SlotMemory, to_host
+from mlx_router.lora.tensors import Array
 
 
 class ExpertPool:
@@ -79,30 +81,27 @@ class ExpertBank:
     """A (E, K, R, in) and B (E, K, out, R) of one switch layer, for slots 1 to K of the pool."""
 
     def __init__(self, path: str, inputs: int, outputs: int, experts: int, slots: int, rank: int, dtype: mx.Dtype):
-        self.path, self.rank = path, rank
-        self.a = mx.zeros((experts, slots, rank, inputs), dtype=dtype)
-        self.b = mx.zeros((experts, slots, outputs, rank), dtype=dtype)
+        self.path = path
+        self.dtype = dtype
+        self._a = SlotMemory((experts, slots, rank, inputs), dtype)
+        self._b = SlotMemory((experts, slots, outputs, rank), dtype)
+        self.a, self.b = self._a.array, self._b.array
 
     @staticmethod
     def bytes_needed(inputs: int, outputs: int, experts: int, slots: int, rank: int, dtype: mx.Dtype) -> int:
         return experts * slots * rank * (inputs + outputs) * dtype.size
 
-    def write(self, slot: int, a: mx.array, b: mx.array) -> None:
-        """Put a (E, r, in), b (E, out, r) into a slot (from 1), zeros beyond their rank. Lazy."""
+    def write(self, slot: int, a: Array, b: Array) -> None:
+        """Put a (E, r, in), b (E, out, r) into a slot (from 1), zeros beyond their rank."""
         rank = a.shape[1]
-        self.a[:, slot - 1, :rank] = a
-        self.b[:, slot - 1, :, :rank] = b
-        if rank < self.rank:
-            self.b[:, slot - 1, :, rank:] = 0
-            self.a[:, slot - 1, rank:] = 0
+        self._a.view[:, slot - 1, :rank] = to_host(a, self.dtype)
+        self._a.view[:, slot - 1, rank:] = 0
+        self._b.view[:, slot - 1, :, :rank] = to_host(b, self.dtype)
+        self._b.view[:, slot - 1, :, rank:] = 0
 
     def clear(self, slot: int) -> None:
-        self.a[:, slot - 1] = 0
-        self.b[:, slot - 1] = 0
-
-    @property
-    def arrays(self) -> list[mx.array]:
-        return [self.a, self.b]
+        self._a.view[:, slot - 1] = 0
+        self._b.view[:, slot - 1] = 0
 
     def add(self, x: mx.array, y: mx.array, keys: Keys, *, sorted_indices: bool) -> mx.array:
         """y (..., 1, out) plus the update of each key's expert and slot: x (..., 1, in)."""

@@ -12,6 +12,8 @@ from typing import Any
 
 from mlx_router.compute import mx, nn
 from mlx_router.lora.binding import IDLE, Plan
+from mlx_router.lora.memory import SlotMemory, to_host
+from mlx_router.lora.tensors import Array
 
 
 class Stage:
@@ -34,30 +36,26 @@ class SlotBank:
 
     def __init__(self, path: str, stage: Stage, inputs: int, outputs: int, slots: int, rank: int, dtype: mx.Dtype):
         self.path, self.stage = path, stage
-        self.shape = (slots, inputs, rank, outputs)
-        self.a = mx.zeros((slots, inputs, rank), dtype=dtype)
-        self.b = mx.zeros((slots, rank, outputs), dtype=dtype)
+        self.dtype = dtype
+        self._a = SlotMemory((slots, inputs, rank), dtype)
+        self._b = SlotMemory((slots, rank, outputs), dtype)
+        self.a, self.b = self._a.array, self._b.array
 
     @staticmethod
     def bytes_needed(inputs: int, outputs: int, slots: int, rank: int, dtype: mx.Dtype) -> int:
         return slots * rank * (inputs + outputs) * dtype.size
 
-    def write(self, slot: int, a: mx.array, b: mx.array) -> None:
-        """Put a (in, r), b (r, out) into a slot, zeros beyond their rank. Lazy."""
+    def write(self, slot: int, a: Array, b: Array) -> None:
+        """Put a (in, r), b (r, out) into a slot, zeros beyond their rank."""
         rank = a.shape[1]
-        self.a[slot, :, :rank] = a
-        self.b[slot, :rank] = b
-        if rank < self.shape[2]:
-            self.b[slot, rank:] = 0  # what is left in A beyond the rank meets these zeros
-            self.a[slot, :, rank:] = 0
+        self._a.view[slot, :, :rank] = to_host(a, self.dtype)
+        self._a.view[slot, :, rank:] = 0
+        self._b.view[slot, :rank] = to_host(b, self.dtype)
+        self._b.view[slot, rank:] = 0
 
     def clear(self, slot: int) -> None:
-        self.a[slot] = 0
-        self.b[slot] = 0
-
-    @property
-    def arrays(self) -> list[mx.array]:
-        return [self.a, self.b]
+        self._a.view[slot] = 0
+        self._b.view[slot] = 0
 
     def add(self, x: mx.array, y: mx.array, plan: Plan) -> mx.array:
         """y plus every row's update: x (B, ..., in), y (B, ..., out), or both flattened to (B * L, ...)."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,15 +17,24 @@ from typing import Any
 
 import numpy as np
 
-from mlx_router.errors import AdapterError, AdapterForbidden, AdapterNotFound, AdapterTooLarge
+from mlx_router.errors import AdapterError
+from mlx_router.lora.files import (
+    CONFIG_FILE,
+    PEFT_FILE,
+    KnownFiles,
+    adapter_digest,
+    read_whole,
+    resolve_directory,
+    weights_file,
+)
 from mlx_router.lora.peft import read_peft
 from mlx_router.lora.tensors import Array, parse_safetensors
 
-CONFIG_FILE = "adapter_config.json"
-MLX_FILE = "adapters.safetensors"
-PEFT_FILE = "adapter_model.safetensors"
 CONFIG_LIMIT_BYTES = 2**20
 DEFAULT_LIMIT_BYTES = 8 * 2**30
+KNOWN = KnownFiles()
+
+__all__ = ["AdapterFiles", "LoraPair", "adapter_digest", "read_adapter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,42 +89,40 @@ def read_adapter(
     or the hash of its weights file, must be. Raises AdapterNotFound, AdapterForbidden, AdapterTooLarge, or
     AdapterError with every other problem at once.
     """
-    directory = _resolve(Path(path), roots)
-    weights_name = MLX_FILE if (directory / MLX_FILE).exists() else PEFT_FILE
-    missing = [file for file in (weights_name, CONFIG_FILE) if not (directory / file).exists()]
-    if missing:
-        wanted = f"{MLX_FILE} (or {PEFT_FILE})" if weights_name in missing else ""
-        listed = ", ".join(wanted if file == weights_name else file for file in missing)
-        raise AdapterNotFound(f"{directory} has no {listed}")
-    config_bytes = _read_file(directory / CONFIG_FILE, roots, CONFIG_LIMIT_BYTES)
-    weights = _read_file(directory / weights_name, roots, max_bytes)
+    directory = resolve_directory(Path(path), roots)
+    weights_name = weights_file(directory)
+    config_file = read_whole(directory / CONFIG_FILE, roots, CONFIG_LIMIT_BYTES)
+    weights = read_whole(directory / weights_name, roots, max_bytes)
+    known = KNOWN.find(weights)
     with ThreadPoolExecutor(1) as hashing:  # sha256 is the slowest part and lets go of the interpreter
-        hashes = hashing.submit(_hashes, weights, config_bytes)
-        config = _parse_config(config_bytes, directory)
-        tensors = parse_safetensors(weights, f"{directory / weights_name}")
-        problems: list[str] = []
+        running = hashing.submit(hashlib.sha256, weights.data) if known is None else None
+        config = _parse_config(config_file.data, directory)
+        tensors = parse_safetensors(weights.data, f"{directory / weights_name}")
         if weights_name == PEFT_FILE:
-            pairs, scale, found = read_peft(tensors, config)
-            problems += found
+            pairs, scale, problems = read_peft(tensors, config)
             modules = {module: LoraPair(a, b) for module, (a, b) in pairs.items()}
-            num_layers, keys, form = None, None, "peft"
+            num_layers, keys = None, None
         else:
-            modules, scale, num_layers, keys, found = _read_mlx(tensors, config)
-            problems += found
-            form = "mlx-lm"
-        problems += _health(modules)
-        weights_sha256, digest = hashes.result()
+            modules, scale, num_layers, keys, problems = _read_mlx(tensors, config)
+        if known is None:
+            problems += _health(modules)
+        weights_hash: Any = known if running is None else running.result()
+    weights_sha256 = weights_hash.hexdigest()
+    total = weights_hash.copy()
+    total.update(config_file.data)
+    digest = f"sha256:{total.hexdigest()}"
     if sha256 is not None and sha256.removeprefix("sha256:").lower() not in (weights_sha256, digest[7:]):
         problems.insert(0, f"sha256 is {digest[7:]}, expected {sha256.removeprefix('sha256:')}")
     if problems:
         raise AdapterError.from_problems(f"adapter {directory} cannot be used", problems)
+    KNOWN.add(weights, weights_hash)
     return AdapterFiles(
         name=name or directory.name,
         path=directory,
-        format=form,
+        format="peft" if weights_name == PEFT_FILE else "mlx-lm",
         digest=digest,
         weights_sha256=weights_sha256,
-        size_bytes=len(weights) + len(config_bytes),
+        size_bytes=len(weights.data) + len(config_file.data),
         rank=max(pair.rank for pair in modules.values()),
         scale=scale,
         num_layers=num_layers,
@@ -125,70 +130,6 @@ def read_adapter(
         modules=modules,
         config=config,
     )
-
-
-def adapter_digest(path: Path | str) -> str:
-    """The digest that `read_adapter` gives: `cat adapters.safetensors adapter_config.json | sha256sum`."""
-    directory = Path(path)
-    weights = directory / MLX_FILE
-    total = hashlib.sha256()
-    for file in (weights if weights.exists() else directory / PEFT_FILE, directory / CONFIG_FILE):
-        with file.open("rb") as stream:
-            while block := stream.read(2**20):
-                total.update(block)
-    return f"sha256:{total.hexdigest()}"
-
-
-def _resolve(path: Path, roots: Sequence[Path] | None) -> Path:
-    try:
-        directory = path.expanduser().resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        if roots is not None:  # say nothing about what exists outside
-            _check_inside(path.expanduser().resolve(), roots, path)
-        raise AdapterNotFound(f"adapter directory {path} does not exist") from error
-    _check_inside(directory, roots, path)
-    if not directory.is_dir():
-        raise AdapterNotFound(f"adapter path {path} is not a directory")
-    return directory
-
-
-def _check_inside(resolved: Path, roots: Sequence[Path] | None, asked: Path) -> None:
-    if roots is None:
-        return
-    allowed = [root.expanduser().resolve() for root in roots]
-    if not any(resolved.is_relative_to(root) for root in allowed):
-        listed = ", ".join(str(root) for root in allowed) or "none configured"
-        raise AdapterForbidden(f"{asked} lies outside the adapter roots ({listed})")
-
-
-def _read_file(file: Path, roots: Sequence[Path] | None, limit_bytes: int) -> memoryview:
-    """The whole of a regular file inside the roots, read from one descriptor: what is hashed is used."""
-    resolved = file.resolve()
-    _check_inside(resolved, roots, file)
-    try:
-        descriptor = os.open(resolved, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise AdapterError(f"{file} cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb", buffering=0) as stream:
-        info = os.fstat(descriptor)
-        if not stat.S_ISREG(info.st_mode):
-            raise AdapterError(f"{file} is not a regular file")
-        if info.st_size > limit_bytes:
-            raise AdapterTooLarge(f"{file} has {info.st_size} bytes, the limit is {limit_bytes}")
-        view = np.empty(info.st_size, dtype=np.uint8).data
-        filled = 0
-        while filled < len(view) and (count := stream.readinto(view[filled:])):
-            filled += count
-    if filled != info.st_size:
-        raise AdapterError(f"{file} shrank while it was read: {filled} of {info.st_size} bytes")
-    return view.toreadonly()
-
-
-def _hashes(weights: memoryview, config: memoryview) -> tuple[str, str]:
-    running = hashlib.sha256(weights)
-    weights_sha256 = running.hexdigest()
-    running.update(config)
-    return weights_sha256, f"sha256:{running.hexdigest()}"
 
 
 def _parse_config(data: memoryview, directory: Path) -> dict[str, Any]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from mlx_router.compute import mx, nn
 from mlx_router.errors import AdapterTooLarge
 from mlx_router.lora.binding import AdapterVersion
 from mlx_router.lora.experts import ExpertBank, ExpertPool, Route, adopt_parent
 from mlx_router.lora.layers import EmbeddingBank, SlotBank, Stage, adopt
 from mlx_router.lora.load import LoraPair
-from mlx_router.lora.tensors import Array
 from mlx_router.lora.validate import SWITCH, Target, named_modules
 
 
@@ -79,36 +76,31 @@ class LayerStore:
             per_slot = sum(self._expert_bytes(target, 1) for target in switches)
             room = (self.budget_bytes - self.bytes - dense_bytes) // per_slot
             self._pool = ExpertPool(min(self._max_expert_slots, room), self.dtype)
-        arrays: list[mx.array] = []
         for target in new:
-            arrays += (self._new_expert if target.kind == "switch" else self._new_dense)(target).arrays
-        mx.eval(arrays)
+            if target.kind == "switch":
+                self._new_expert(target, self._pool)
+            else:
+                self._new_dense(target)
 
     def write(self, version: AdapterVersion, pairs: Mapping[str, LoraPair]) -> None:
-        """Write every matrix of an adapter into the version's slots, and wait until it is there."""
+        """Write every matrix of an adapter into the version's slots."""
         self._quiesce()
-        touched: list[mx.array] = []
         for path, pair in pairs.items():
             bank = self.banks[path]
             slot = version.expert_slot if isinstance(bank, ExpertBank) else version.slot
-            bank.write(slot, _to_mlx(pair.a, self.dtype), _to_mlx(pair.b, self.dtype))
-            touched += bank.arrays
-        mx.eval(touched)
+            bank.write(slot, pair.a, pair.b)
         if version.expert_slot and self._pool is not None:
             self._pool.set_scale(version.expert_slot, version.scale)
 
     def clear(self, version: AdapterVersion) -> None:
-        """Zero the version's slots, and wait until they are."""
+        """Zero the version's slots."""
         self._quiesce()
-        touched: list[mx.array] = []
         for path in version.layers:
             bank = self.banks[path]
             bank.clear(version.expert_slot if isinstance(bank, ExpertBank) else version.slot)
-            touched += bank.arrays
-        mx.eval(touched)
 
     def _quiesce(self) -> None:
-        """Wait for steps in flight: a bank that one still reads would be copied whole, or read half written."""
+        """Wait for steps in flight: none may read a slot while it changes hands."""
         mx.synchronize()
         for stream in self.streams:
             mx.synchronize(stream)
@@ -119,20 +111,20 @@ class LayerStore:
     def _expert_bytes(self, target: Target, slots: int) -> int:
         return ExpertBank.bytes_needed(target.inputs, target.outputs, target.experts, slots, self.max_rank, self.dtype)
 
-    def _new_dense(self, target: Target) -> SlotBank:
+    def _new_dense(self, target: Target) -> None:
         cls = EmbeddingBank if target.kind == "embedding" else SlotBank
         bank = cls(target.path, self.stage, target.inputs, target.outputs, self.slots, self.max_rank, self.dtype)
         adopt(target.layer, bank)
         self.banks[target.path] = bank
         self.bytes += self._dense_bytes(target)
-        return bank
 
-    def _new_expert(self, target: Target) -> ExpertBank:
-        assert self._pool is not None
-        slots = self._pool.slots
+    def _new_expert(self, target: Target, pool: ExpertPool | None) -> None:
+        if pool is None:
+            raise RuntimeError("the experts' pool is made before its banks")
+        slots = pool.slots
         bank = ExpertBank(target.path, target.inputs, target.outputs, target.experts, slots, self.max_rank, self.dtype)
         if target.parent not in self._routes:
-            route = self._routes[target.parent] = Route(self.stage, self._pool)
+            route = self._routes[target.parent] = Route(self.stage, pool)
             parent = self.modules[target.parent]
             layers = [layer for layer in named_modules(parent).values() if isinstance(layer, SWITCH)]
             adopt_parent(parent, route, layers)
@@ -140,10 +132,3 @@ class LayerStore:
         target.layer.lora_bank = bank
         self.banks[target.path] = bank
         self.bytes += self._expert_bytes(target, slots)
-        return bank
-
-
-def _to_mlx(array: Array, dtype: mx.Dtype) -> mx.array:
-    if array.dtype == np.float64:
-        array = array.astype(np.float32)
-    return mx.array(array).astype(dtype)
