@@ -78,7 +78,11 @@ class Process:
     def start(self) -> Process:
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
-                [sys.executable, *self.arguments], cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "PYTHONDEVMODE": ""}
+                [sys.executable, *self.arguments],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONDEVMODE": ""},
             )
         return self
 
@@ -120,7 +124,9 @@ class Rig:
     gateway: Process
     specialists: dict[str, Process] = field(default_factory=dict)
 
-    def chat(self, prompt: str = "route my kicad board", *, headers: dict[str, str] | None = None, **fields: Any) -> Reply:
+    def chat(
+        self, prompt: str = "route my kicad board", *, headers: dict[str, str] | None = None, **fields: Any
+    ) -> Reply:
         body = {"model": "ailiance/auto", "messages": [{"role": "user", "content": prompt}], **fields}
         return http(f"{self.gateway.url}/v1/chat/completions", body, headers=headers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from typing import Any
 
 from mlx_router.errors import InvalidRequest
@@ -11,6 +12,7 @@ from mlx_router.errors import InvalidRequest
 # In valid JSON a bare `"model"` followed by a colon is a key, at whatever depth; inside a string its quotes
 # would be escaped.
 _MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*("(?:[^"\\]|\\.)*"|null)')
+_ESCAPED_LETTER = b"\\u006"  # a key could be written with it
 
 
 def decode(raw: bytes) -> dict[str, Any]:
@@ -41,15 +43,21 @@ def model_of(body: dict[str, Any]) -> str | None:
 
 def with_model(raw: bytes, body: dict[str, Any], model: str) -> bytes:
     """`raw` with another model name; every other byte stays, unless `model` cannot be told apart in the bytes."""
-    name = json.dumps(model).encode()
-    matches = _MODEL.findall(raw)
-    if len(matches) == 1 and "model" in body and json.loads(matches[0]) == body["model"]:
-        return _MODEL.sub(lambda match: match.group(0)[: match.start(1) - match.start(0)] + name, raw, count=1)
-    if not matches and "model" not in body:
+    name = _quoted(model)
+    if "model" not in body:
         start = raw.index(b"{") + 1
-        separator = b"," if body else b""
-        return raw[:start] + b'"model":' + name + separator + raw[start:]
+        return raw[:start] + b'"model":' + name + (b"," if body else b"") + raw[start:]
+    found = _MODEL.search(raw)
+    if found is not None and _ESCAPED_LETTER not in raw and _MODEL.search(raw, found.end()) is None:
+        old = body["model"]
+        if found[1] == (b"null" if old is None else _quoted(old)):
+            return raw[: found.start(1)] + name + raw[found.end(1) :]
     return json.dumps({**body, "model": model}, ensure_ascii=True).encode()
+
+
+@lru_cache(maxsize=1024)
+def _quoted(model: str) -> bytes:
+    return json.dumps(model).encode()
 
 
 def _refuse_constant(name: str) -> Any:

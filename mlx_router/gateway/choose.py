@@ -69,22 +69,22 @@ async def choose_for(
     gateway: Gateway, setup: Setup, wish: Wish, thread: Thread | None, needs: Needs = policy.NO_NEEDS
 ) -> Choice:
     """Plan for a wish. Where the router cannot say anything, the base answers."""
-    waited_s = 0.0
-    note = ""
+    waited_s, cached, note = 0.0, True, ""
     decision = gateway.router.lookup(wish.prompt)
-    cached = decision is not None
-    if decision is None:
+    alone = gateway.router.lookup(wish.text) if wish.follow_up == "elliptic" else None
+    if decision is None or (alone is None and wish.follow_up == "elliptic"):
         started = time.perf_counter()
+        cached = False
         try:
-            decision = await gateway.router.classify(wish.prompt)
-        except asyncio.CancelledError:
-            raise
+            decision, alone = await _classify(gateway, wish, decision, alone)
         except RouterError as error:
             if error.status == 429:
                 raise
             note = "the router is not available"
             decision = Decision(domain=policy.GENERAL, score=0.0, reason=UNAVAILABLE)
         waited_s = time.perf_counter() - started
+    if alone is not None:
+        decision = policy.blend(decision, alone)
     rules = setup.config.policy
     decision = policy.apply_min_scores(decision, rules)
     sticky = False
@@ -95,6 +95,20 @@ async def choose_for(
     if note:
         plan = replace(plan, note=note)
     return Choice(plan=plan, requested="auto", wish=wish, cached=cached, sticky=sticky, waited_s=waited_s)
+
+
+async def _classify(
+    gateway: Gateway, wish: Wish, decision: Decision | None, alone: Decision | None
+) -> tuple[Decision, Decision | None]:
+    """What the cache did not have; both readings of a follow-up go into one batch."""
+    router = gateway.router
+    if wish.follow_up != "elliptic":
+        return decision or await router.classify(wish.prompt), None
+    found = await asyncio.gather(
+        *(router.classify(text) for text, known in ((wish.prompt, decision), (wish.text, alone)) if known is None)
+    )
+    rest = iter(found)
+    return decision or next(rest), alone or next(rest)
 
 
 def messages_of(body: dict[str, Any]) -> list[Any]:

@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ class DecisionLog:
                     if written != len(data):
                         raise OSError("the disk took a part of it")
                 except OSError:
-                    file.truncate(start)  # no half lines
+                    with suppress(OSError):
+                        file.truncate(start)  # no half lines
                     raise
             if start + len(data) >= self._max_bytes:
                 self._rotate()

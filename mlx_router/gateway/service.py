@@ -103,8 +103,7 @@ class Gateway:
         self.prober = Prober(
             self.session,
             interval_s=config.gateway.probe_interval_s,
-            token=config.security.admin_token,
-            api_key=next(iter(config.security.api_keys), ""),
+            credential=self.setup.guard.credential,
         )
         self.relay = Relay(self.session, Timeouts.of(config.gateway))
         self.forwarder = Forwarder(self.relay, self.prober)
@@ -130,10 +129,11 @@ class Gateway:
         old, gateway = self.setup.config.gateway, setup.config.gateway
         later = [name for name in _RESTART_FIELDS if getattr(old, name) != getattr(gateway, name)]
         self.setup = setup
-        self.relay.timeouts = Timeouts.of(gateway)
+        self.relay.set_timeouts(Timeouts.of(gateway))
         self.limits.header_bytes = gateway.header_limit_bytes
         self.limits.connections = gateway.max_connections
         self.limits.client_timeout_s = gateway.client_timeout_s
+        self.prober.credential = setup.guard.credential
         self.prober.watch(setup.fleet)
         self.config_error = ""
         self.config_loaded_at = time.time()
