@@ -123,6 +123,7 @@ class AdapterBank:
         self.targets = find_targets(model)
         self.store = LayerStore(
             model=model,
+            targets=self.targets,
             stage=self.stage,
             slots=slots,
             max_rank=max_rank,
@@ -147,8 +148,10 @@ class AdapterBank:
         `replaces` is retired once the new version is in place; while it is idle its own slot may be reused if
         no other is free. Raises, before anything is written: AdapterIncompatible, AdapterTooLarge, SlotsBusy.
         """
+        name = name or files.name
+        replaces = replaces or self._by_name.get(name)
         pairs = match(files, self.targets, self.max_rank)
-        self.store.check_budget(files.name, [self.targets[path] for path in pairs])
+        self.store.check_budget(name, [self.targets[path] for path in pairs])
         uses_experts = any(pair.experts for pair in pairs.values())
         victims = self._make_room(replaces, uses_experts)
         self.store.allocate([self.targets[path] for path in pairs])
@@ -157,7 +160,7 @@ class AdapterBank:
                 self.evictions += 1
                 log.info("evicted adapter=%s digest=%s slot=%d", victim.name, victim.digest, victim.slot)
             self._drop(victim)
-        version = self._write(files, name or files.name, pairs, uses_experts)
+        version = self._write(files, name, pairs, uses_experts)
         if replaces is not None and replaces.uid in self._entries:
             self.retire(replaces)
         return version
@@ -176,7 +179,11 @@ class AdapterBank:
             scale=files.scale,
             layers=frozenset(pairs),
         )
-        self.store.write(version, pairs)
+        try:
+            self.store.write(version, pairs)
+        except BaseException:
+            self.store.clear(version)  # a free slot is a zero slot, whatever stopped the writing
+            raise
         self._entries[version.uid] = _Entry(version, pinned=name in self._pinned)
         self._by_name[name] = version
         self._epoch += 1

@@ -87,18 +87,6 @@ def read_peft(
     return modules, scale, problems
 
 
-def mlx_config(config: Mapping[str, Any], modules: Mapping[str, tuple[Array, Array]], scale: float) -> dict[str, Any]:
-    """mlx-lm's adapter_config.json for a converted adapter; the original stays under `peft`."""
-    ranks = {int(a.shape[-1] if a.ndim == 2 else a.shape[-2]) for a, _ in modules.values()}
-    keys = sorted({re.sub(r"^.*?\blayers\.\d+\.", "", name) for name in modules})
-    return {
-        "fine_tune_type": "lora",
-        "num_layers": -1,
-        "lora_parameters": {"rank": max(ranks), "scale": scale, "dropout": 0.0, "keys": keys},
-        "peft": dict(config),
-    }
-
-
 def _scale(alpha: float, rank: int, rslora: bool) -> float:
     return alpha / math.sqrt(rank) if rslora else alpha / rank
 

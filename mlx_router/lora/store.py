@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlx_router.compute import mx, nn
@@ -21,6 +21,7 @@ class LayerStore:
         self,
         *,
         model: nn.Module,
+        targets: Mapping[str, Target],
         stage: Stage,
         slots: int,
         max_rank: int,
@@ -30,6 +31,7 @@ class LayerStore:
         streams: tuple[Any, ...],
     ) -> None:
         self.modules = named_modules(model)
+        self._targets = targets
         self.stage, self.slots, self.max_rank = stage, slots, max_rank
         self.budget_bytes, self.dtype, self.streams = budget_bytes, dtype, streams
         self.bytes = 0
@@ -73,14 +75,23 @@ class LayerStore:
         switches = [target for target in new if target.kind == "switch"]
         dense_bytes = sum(self._dense_bytes(target) for target in new if target.kind != "switch")
         if switches and self._pool is None:
-            per_slot = sum(self._expert_bytes(target, 1) for target in switches)
-            room = (self.budget_bytes - self.bytes - dense_bytes) // per_slot
-            self._pool = ExpertPool(min(self._max_expert_slots, room), self.dtype)
+            self._pool = ExpertPool(self._affordable_expert_slots(switches, dense_bytes), self.dtype)
         for target in new:
             if target.kind == "switch":
                 self._new_expert(target, self._pool)
             else:
                 self._new_dense(target)
+
+    def _affordable_expert_slots(self, switches: Sequence[Target], dense_bytes: int) -> int:
+        """One slot, and further ones only while banks for all linear layers would still fit in the budget."""
+        per_slot = sum(self._expert_bytes(target, 1) for target in switches)
+        later = sum(
+            self._dense_bytes(target)
+            for target in self._targets.values()
+            if target.kind == "linear" and target.path not in self.banks
+        )
+        left = self.budget_bytes - self.bytes - max(dense_bytes, later)
+        return max(1, min(self._max_expert_slots, left // per_slot))
 
     def write(self, version: AdapterVersion, pairs: Mapping[str, LoraPair]) -> None:
         """Write every matrix of an adapter into the version's slots."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear, SwitchMLP
@@ -12,6 +11,7 @@ from mlx_router.compute import nn
 from mlx_router.errors import AdapterIncompatible
 from mlx_router.lora.layers import dense_dims
 from mlx_router.lora.load import AdapterFiles, LoraPair
+from mlx_router.lora.names import by_tail, in_layer, layer_index, tail
 
 DENSE = (nn.Linear, nn.QuantizedLinear)
 EMBEDDING = (nn.Embedding, nn.QuantizedEmbedding)
@@ -70,7 +70,8 @@ def match(files: AdapterFiles, targets: Mapping[str, Target], max_rank: int) -> 
     """
     problems: list[str] = []
     matched: dict[str, LoraPair] = {}
-    tails = _tails(targets) if files.format == "peft" else {}
+    foreign = files.format == "peft" or "peft" in files.config  # named by transformers, or converted from that
+    tails = by_tail(targets) if foreign else {}
     allowed = _configured(files, targets)
     for name, pair in files.modules.items():
         path = name if name in targets else tails.get(tail(name), name)
@@ -83,48 +84,25 @@ def match(files: AdapterFiles, targets: Mapping[str, Target], max_rank: int) -> 
             problems.append(f"{path}: outside the num_layers and keys of the adapter's own configuration")
         matched[path] = pair
     if problems:
-        error = AdapterIncompatible.from_problems(f"adapter {files.name} does not fit the base model", problems)
-        raise error
+        raise AdapterIncompatible.from_problems(f"adapter {files.name} does not fit the base model", problems)
     return matched
-
-
-def tail(path: str) -> str:
-    """The part of a module path that transformers and mlx-lm agree on: from `layers.`, or the last name."""
-    found = re.search(r"(?:^|\.)(layers\.\d+\..+)$", path)
-    return found[1] if found else path.rpartition(".")[2]
-
-
-def _tails(targets: Iterable[str]) -> dict[str, str]:
-    found: dict[str, list[str]] = {}
-    for path in targets:
-        found.setdefault(tail(path), []).append(path)
-    return {key: paths[0] for key, paths in found.items() if len(paths) == 1}
 
 
 def _configured(files: AdapterFiles, targets: Mapping[str, Target]) -> set[str] | None:
     """Paths that mlx-lm would adapt for this configuration; None for PEFT, whose files alone say it."""
     if files.format == "peft":
         return None
-    layer_of = {path: _layer_index(path) for path in targets}
+    layer_of = {path: layer_index(path) for path in targets}
     count = 1 + max((index for index in layer_of.values() if index is not None), default=-1)
     first = count - files.num_layers if files.num_layers and files.num_layers > 0 else 0
     keys = None if files.keys is None else set(files.keys)
     if keys is None:
-        keys = {_in_layer(path) for path, index in layer_of.items() if index is not None}
+        keys = {in_layer(path) for path, index in layer_of.items() if index is not None}
     return {
         path
         for path, index in layer_of.items()
-        if path in keys or (index is not None and index >= first and _in_layer(path) in keys)
+        if path in keys or (index is not None and index >= first and in_layer(path) in keys)
     }
-
-
-def _layer_index(path: str) -> int | None:
-    found = re.search(r"(?:^|\.)layers\.(\d+)\.", path)
-    return int(found[1]) if found else None
-
-
-def _in_layer(path: str) -> str:
-    return re.sub(r"^.*?(?:^|\.)layers\.\d+\.", "", path)
 
 
 def _shape_problems(path: str, pair: LoraPair, target: Target, max_rank: int) -> list[str]:
