@@ -26,6 +26,7 @@ from mlx_router.errors import AdapterIncompatible, AdapterNotFound, SlotsBusy
 from mlx_router.lora.binding import BASE, IDLE, AdapterVersion, BindingCache, Plan, make_plan
 from mlx_router.lora.layers import Stage
 from mlx_router.lora.load import AdapterFiles, LoraPair
+from mlx_router.lora.memory import NUMPY_DTYPES
 from mlx_router.lora.store import LayerStore
 from mlx_router.lora.validate import find_targets, match, named_modules
 
@@ -100,7 +101,7 @@ class AdapterBank:
     """Adapters of one model, in numbered slots.
 
     `slots` counts the base (slot 0); `expert_slots` is the most that the pool for adapters of routed experts
-    may have, fewer if `budget_bytes` allows no more. `dtype` defaults to the one that the model computes in.
+    may have, fewer if `budget_bytes` allows no more. `dtype` defaults to `bank_dtype(model)`.
     `streams` are those that calls of `wrapped` run on, besides the default one: they are drained before
     weights are written.
     """
@@ -129,7 +130,7 @@ class AdapterBank:
             max_rank=max_rank,
             budget_bytes=budget_bytes,
             expert_slots=expert_slots,
-            dtype=dtype or compute_dtype(model),
+            dtype=dtype or bank_dtype(model),
             streams=tuple(streams),
         )
         self.wrapped = BankedModel(self, model)
@@ -343,8 +344,10 @@ class AdapterBank:
         }
 
 
-def compute_dtype(model: nn.Module) -> mx.Dtype:
-    """The dtype that the model's activations have: that of its embedding's weights, or of their scales."""
+def bank_dtype(model: nn.Module) -> mx.Dtype:
+    """The dtype of the model's activations, known from its embedding; float32 on CPU, where gather_mm has no other."""
+    if mx.default_device() == mx.Device(mx.cpu):
+        return mx.float32
     for layer in named_modules(model).values():
         if isinstance(layer, nn.QuantizedEmbedding):
             dtype = layer.scales.dtype
@@ -352,5 +355,5 @@ def compute_dtype(model: nn.Module) -> mx.Dtype:
             dtype = layer.weight.dtype
         else:
             continue
-        return dtype if mx.issubdtype(dtype, mx.floating) else mx.bfloat16
+        return dtype if dtype in NUMPY_DTYPES else mx.bfloat16
     return mx.float32

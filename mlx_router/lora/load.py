@@ -135,7 +135,7 @@ def read_adapter(
 def _parse_config(data: memoryview, directory: Path) -> dict[str, Any]:
     try:
         config = json.loads(bytes(data))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterError(f"{directory / CONFIG_FILE} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise AdapterError(f"{directory / CONFIG_FILE} is not a JSON object")

@@ -56,7 +56,7 @@ def _split(data: memoryview, where: str) -> tuple[dict[str, Any], memoryview]:
         raise AdapterError(f"{where} is not a whole safetensors file: its header would be {length} bytes")
     try:
         header = json.loads(bytes(data[8 : 8 + length]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterError(f"{where}: the safetensors header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise AdapterError(f"{where}: the safetensors header is not an object")
@@ -69,10 +69,10 @@ def _tensor(entry: Any, body: memoryview) -> Array:
     dtype_name: Any = entry.get("dtype")
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")
-    if dtype_name not in DTYPES:
+    if not isinstance(dtype_name, str) or dtype_name not in DTYPES:
         raise ValueError(f"dtype {dtype_name} is none of {', '.join(DTYPES)}")
-    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise ValueError("shape or data_offsets are not lists of natural numbers")
+    if not _naturals(shape) or len(shape) > 8 or not _naturals(offsets) or len(offsets) != 2:
+        raise ValueError("shape or data_offsets are not short lists of natural numbers")
     dtype, width = DTYPES[dtype_name]
     start, end = offsets
     if not start <= end <= len(body):
@@ -86,4 +86,4 @@ def _tensor(entry: Any, body: memoryview) -> Array:
 
 
 def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**48 for item in value)
