@@ -41,7 +41,10 @@ WEB = Path(__file__).parent / "web"
 DIM = 384
 MAX_INPUTS = 256  # of one /v1/embeddings body
 MAX_INPUT_CHARS = 100_000
-_CSP = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def build_app(gateway: Gateway) -> App:
@@ -159,10 +162,10 @@ def _target(gateway: Gateway, plan: Plan) -> tuple[Target | None, str]:
     """Who would answer now, and why not the first choice."""
     reasons = [plan.note] if plan.note else []
     for step in plan.steps:
-        endpoint, reason = gateway.setup.fleet.pick(step)
+        endpoint, refusals = gateway.setup.fleet.pick(step)
         if endpoint is not None:
             return Target(endpoint.pool, step.adapter), "; ".join(reasons)
-        reasons.append(reason)
+        reasons += [refusal for refusal in refusals if refusal not in reasons]
     return None, "; ".join(reasons)
 
 

@@ -144,8 +144,8 @@ class Edge:
     ) -> None:
         extra: Headers = []
         if choice is not None:
-            notes = job.notes if job is not None else []
-            extra = decision_headers(choice.plan.decision, "none", "none", notes)
+            decision = job.decision if job is not None else choice.plan.decision
+            extra = decision_headers(decision, "none", "none", job.notes if job is not None else [])
         await send_error(send, error, request_id, extra)
 
 

@@ -74,10 +74,12 @@ class Forwarder:
         failure: RouterError | None = None
         for index, step in enumerate(job.plan.steps):
             while sent < MAX_SENT and len(tried) < MAX_TRIED:
-                endpoint, reason = fleet.pick(step, conversation=job.conversation, tried=tried)
+                endpoint, reasons = fleet.pick(step, conversation=job.conversation, tried=tried)
                 if endpoint is None:
-                    _note(job, reason)
+                    for reason in reasons:
+                        _note(job, reason)
                     break
+                fleet.take(endpoint)
                 answer = await self._attempt(job, step, endpoint, index > 0, send)
                 if answer.kind == "sent":
                     return
@@ -114,10 +116,11 @@ class Forwarder:
         if held is not None:
             await self._pass_held(job, *held, send)
             return
+        job.decision = substituted(job.decision)
         if failure is not None and failure.status == 504:
             raise type(failure)(failure.message)
-        reasons = "; ".join(dict.fromkeys(job.notes)) or "no upstream is configured for it"
-        raise UpstreamUnavailable(f"nothing can answer this request: {reasons}", retry_after_s=1.0)
+        why = "; ".join(job.notes) or "no upstream is configured for it"
+        raise UpstreamUnavailable(f"nothing can answer this request: {why}", retry_after_s=1.0)
 
     async def _attempt(self, job: Job, step: Step, endpoint: Endpoint, substitute: bool, send: Send) -> Answer:
         headers = dict(job.headers)
@@ -137,7 +140,6 @@ class Forwarder:
             return self._headers(job)
 
         job.sent_at = asyncio.get_running_loop().time()
-        endpoint.served += 1
         answer = await self._relay.run(
             Attempt(
                 endpoint=endpoint,

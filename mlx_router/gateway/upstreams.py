@@ -51,6 +51,7 @@ class Endpoint:
     base_id: str = ""
     served: int = 0
     failed: int = 0
+    turn: int = 0  # number of the fleet's last request that went here; equal endpoints take turns
 
     @property
     def chat_root(self) -> str:
@@ -87,6 +88,7 @@ class Fleet:
 
     def __init__(self, endpoints: Iterable[Endpoint] = ()) -> None:
         self._pools: dict[str, list[Endpoint]] = {}
+        self._turns = 0
         for endpoint in endpoints:
             self._pools.setdefault(endpoint.pool, []).append(endpoint)
 
@@ -100,7 +102,7 @@ class Fleet:
 
     def pick(
         self, step: Step, *, conversation: str | None = None, tried: frozenset[str] = frozenset()
-    ) -> tuple[Endpoint | None, str]:
+    ) -> tuple[Endpoint | None, list[str]]:
         """The endpoint for a step, or None and why not.
 
         Least loaded first; an endpoint where the adapter is resident or the conversation's cache lies is worth a
@@ -122,9 +124,15 @@ class Fleet:
                     cost += _LOAD_COST
                 if conversation is not None and endpoint.key != conversation:
                     cost += _MOVE_COST
-                if best is None or (cost, endpoint.served) < (best_cost, best.served):
+                if best is None or (cost, endpoint.turn) < (best_cost, best.turn):
                     best, best_cost = endpoint, cost
-        return best, "; ".join(dict.fromkeys(reasons))
+        return best, list(dict.fromkeys(reasons))
+
+    def take(self, endpoint: Endpoint) -> None:
+        """A request goes to this endpoint."""
+        self._turns += 1
+        endpoint.turn = self._turns
+        endpoint.served += 1
 
     def adapter_state(self, name: str) -> str:
         """The best state of an adapter anywhere: resident, available, quarantined, or empty where nobody has it."""
