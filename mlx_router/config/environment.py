@@ -1,7 +1,7 @@
 """The only reader of the environment.
 
 MLX_ROUTER_HOME          versions, adapters, logs (default ~/.mlx-router)
-MLX_ROUTER_PORTS         "gateway=9400,hardware=9460": ports in place of those of the file
+MLX_ROUTER_PORTS         "gateway=9400,hardware=9460": ports in place of those of the file, for the names that it has
 MLX_ROUTER_API_KEYS      comma-separated, beside those of the file
 MLX_ROUTER_ADMIN_TOKEN   in place of security.admin_token
 <api_key_env>            the key of an upstream, under the name that the file gives
@@ -89,7 +89,12 @@ def apply_environment(config: Config, ports: Mapping[str, int] | None = None) ->
         if item.api_key_env and not item.api_key
     )
     config = dataclasses.replace(config, security=security, upstreams=upstreams, notices=config.notices + notices)
-    return _with_ports(config, {**_read_ports(environ.get(PORTS, "")), **(ports or {})})
+    from_variable = _read_ports(environ.get(PORTS, ""))
+    known = {"gateway", *(item.name for item in config.specialists)}
+    if unknown := sorted(set(ports or ()) - known):
+        wrong = ", ".join(f"{name!r}{suggest(name, known)}" for name in unknown)
+        raise ConfigError(f"a port is given for what is not configured: {wrong}")
+    return _with_ports(config, {**from_variable, **(ports or {})})
 
 
 def _read_ports(text: str) -> dict[str, int]:
@@ -103,12 +108,6 @@ def _read_ports(text: str) -> dict[str, int]:
 
 
 def _with_ports(config: Config, ports: Mapping[str, int]) -> Config:
-    known = {"gateway", *(item.name for item in config.specialists)}
-    if unknown := sorted(set(ports) - known):
-        raise ConfigError(
-            "a port is given for what is not configured: "
-            + ", ".join(f"{name!r}{suggest(name, known)}" for name in unknown)
-        )
     gateway = dataclasses.replace(config.gateway, port=ports.get("gateway", config.gateway.port))
     specialists = tuple(dataclasses.replace(item, port=ports.get(item.name, item.port)) for item in config.specialists)
     return dataclasses.replace(config, gateway=gateway, specialists=specialists)
