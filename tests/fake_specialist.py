@@ -6,6 +6,7 @@ A request body may carry `x_test`, which the gateway passes through like any fie
     {"hold": "name"}                      wait for POST /control {"release": "name"} before the first byte
     {"hold_after": 2, "hold": "name"}     the same, after two events
     {"chunks": 64}                        events of a stream
+    {"raw": "base64…", "cut": 7}          stream these bytes, whatever they are
     {"cut": 7}                            write a stream in pieces of seven bytes
     {"size": 1000000}                     characters of content
 POST /control also takes {"ready": false}, {"full": true}, {"adapters": {name: state}}, {"drop_idle": true}.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -102,6 +104,10 @@ class FakeSpecialist:
         if "hold" in test and "hold_after" not in test:
             await self.gate(test["hold"]).wait()
         await response.prepare(request)
+        if "raw" in test:
+            await self.write(response, base64.b64decode(test["raw"]), test)
+            await response.write_eof()
+            return response
         mine = test.get("only") in (None, self.name)
         for number in range(test.get("chunks", 4)):
             if mine and test.get("die_after") == number:

@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -370,12 +369,14 @@ def test_a_client_that_leaves_ends_the_work_upstream(rig: Rig) -> None:
     assert code.control()["cancelled"] == before + 2
 
 
-def test_the_page_has_its_headers(rig: Rig, tmp_path: Path) -> None:
+def test_the_page_has_its_headers(rig: Rig) -> None:
     reply = rig.get("/")
     if reply.status == 404:
         pytest.skip("no page here yet")
     assert reply.headers["content-type"].startswith("text/html")
-    assert "default-src 'self'" in reply.headers["content-security-policy"]
+    assert "default-src 'none'" in reply.headers["content-security-policy"]
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    assert rig.get("/__init__.py").status == 404
 
 
 def test_the_openapi_document_has_every_route(rig: Rig) -> None:
