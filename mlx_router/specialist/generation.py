@@ -135,6 +135,12 @@ class Batch:
         """Take rows out; the others go on."""
         self._generator.remove(list(uids))
 
+    def __len__(self) -> int:
+        """Rows in it, prefilling ones included."""
+        generator = self._generator
+        parts = (generator._generation_batch, generator._prompt_batch, generator._unprocessed_sequences)
+        return sum(len(part) for part in parts)
+
     @property
     def nbytes(self) -> int:
         """Memory of the running rows' states."""
