@@ -123,7 +123,7 @@ class Child:
                     await asyncio.wait_for(self._wake.wait(), delay_s)
             self.next_start = None
             self.restarts += not self._stopping
-        if self.state is not State.STOPPING:
+        if self.state not in (State.STOPPING, State.STOPPED):
             self._enter(State.STOPPING, "")
         self._enter(State.STOPPED, "")
 

@@ -1,0 +1,165 @@
+"""Service files: a launchd property list, a systemd unit. Text first, then the few commands that put it in force."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import plistlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_router.config import Config
+from mlx_router.config.environment import search_path, service_dirs
+from mlx_router.errors import SupervisorError
+from mlx_router.files import write_atomic
+
+LABEL = "org.mlx-router.serve"
+UNIT = "mlx-router.service"
+_SYSTEM_DIRS = (Path("/Library/LaunchDaemons"), Path("/etc/systemd/system"))
+_RESTART_S = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A service file with the commands around it."""
+
+    path: Path
+    text: str
+    logs: Path  # a folder that has to be there when it starts
+    start_commands: tuple[tuple[str, ...], ...]
+    stop_commands: tuple[tuple[str, ...], ...]
+    advice: tuple[str, ...] = ()
+
+    def install(self) -> bool:
+        """Write the file; False where it is there already. Raises SupervisorError."""
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            if self.path.is_file() and self.path.read_text(encoding="utf-8") == self.text:
+                return False
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.path, self.text)
+        except OSError as error:
+            raise SupervisorError(f"{self.path}: {error.strerror or error}") from error
+        return True
+
+    def run(self, commands: Iterable[tuple[str, ...]], *, must: bool = True) -> list[str]:
+        """Run commands in order; what was run. Raises SupervisorError with what the first failure said."""
+        done = []
+        for command in commands:
+            text = " ".join(command)
+            if shutil.which(command[0]) is None:
+                if must:
+                    raise SupervisorError(f"{self.path} is written, but there is no {command[0]} here to run: {text}")
+                continue
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode != 0 and must:
+                said = (result.stderr or result.stdout).strip().splitlines()
+                raise SupervisorError(f"`{text}` failed: {said[-1] if said else result.returncode}")
+            done.append(text)
+        return done
+
+
+def make_service(config: Config, *, macos: bool, system: bool) -> Service:
+    """The service of a configuration, for this user or for the whole machine."""
+    return _launchd(config, system) if macos else _systemd(config, system)
+
+
+def command_line(config: Config) -> list[str]:
+    """What the service runs: this interpreter, this home, this file."""
+    command = [sys.executable, "-m", "mlx_router", "--home", str(config.home)]
+    if config.path is not None:
+        command += ["--config", str(config.path)]
+    return [*command, "serve"]
+
+
+def stop_s(config: Config) -> int:
+    """How long stopping may take: both drains, one after the other."""
+    drains = config.gateway.drain_timeout_s + max((item.drain_s for item in config.specialists), default=0.0)
+    return int(drains + 2 * config.supervisor.grace_s) + 5
+
+
+def _launchd(config: Config, system: bool) -> Service:
+    folder = _SYSTEM_DIRS[0] if system else service_dirs()[0]
+    path = folder / f"{LABEL}.plist"
+    log = str(config.home / "log" / "service.log")
+    content: dict[str, object] = {
+        "Label": LABEL,
+        "ProgramArguments": command_line(config),
+        "WorkingDirectory": str(config.home),
+        "EnvironmentVariables": {"PATH": search_path()},
+        "RunAtLoad": True,
+        "KeepAlive": {"SuccessfulExit": False},
+        "ThrottleInterval": _RESTART_S,
+        "ExitTimeOut": stop_s(config),
+        "ProcessType": "Interactive",  # the system must not slow it down for being in the background
+        "StandardOutPath": log,
+        "StandardErrorPath": log,
+    }
+    if system:
+        content["UserName"] = getpass.getuser()
+    domain = "system" if system else f"gui/{os.getuid()}"
+    advice = (
+        ()
+        if system
+        else (
+            "An agent starts when you log in. For a Mac without a screen, that starts with nobody logged in:",
+            "  sudo mlx-router service install --system",
+        )
+    )
+    return Service(
+        path=path,
+        logs=config.home / "log",
+        text=plistlib.dumps(content, sort_keys=False).decode(),
+        start_commands=(("launchctl", "bootstrap", domain, str(path)),),
+        stop_commands=(("launchctl", "bootout", f"{domain}/{LABEL}"),),
+        advice=advice,
+    )
+
+
+def _systemd(config: Config, system: bool) -> Service:
+    folder = _SYSTEM_DIRS[1] if system else service_dirs()[1]
+    path = folder / UNIT
+    scope = () if system else ("--user",)
+    user = f"User={getpass.getuser()}\n" if system else ""
+    text = f"""[Unit]
+Description=mlx-router: one OpenAI endpoint over LoRA specialists
+After=network.target
+
+[Service]
+Type=exec
+{user}ExecStart={" ".join(_quoted(word).replace("$", "$$") for word in command_line(config))}
+ExecReload=/bin/kill -HUP $MAINPID
+WorkingDirectory={str(config.home).replace("%", "%%")}
+Environment={_quoted(f"PATH={search_path()}")}
+Restart=on-failure
+RestartSec={_RESTART_S}
+KillMode=mixed
+TimeoutStopSec={stop_s(config)}
+NoNewPrivileges=yes
+
+[Install]
+WantedBy={"multi-user.target" if system else "default.target"}
+"""
+    advice = (
+        ()
+        if system
+        else (f"It starts at boot with nobody logged in after: loginctl enable-linger {getpass.getuser()}",)
+    )
+    return Service(
+        path=path,
+        text=text,
+        logs=config.home / "log",
+        start_commands=(("systemctl", *scope, "daemon-reload"), ("systemctl", *scope, "enable", "--now", UNIT)),
+        stop_commands=(("systemctl", *scope, "disable", "--now", UNIT), ("systemctl", *scope, "daemon-reload")),
+        advice=advice,
+    )
+
+
+def _quoted(word: str) -> str:
+    """A word for a systemd command line: specifiers doubled, quoted where it has to be."""
+    escaped = word.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"')
+    return f'"{escaped}"' if any(character in escaped for character in " \t\"'\\;") or not escaped else escaped
