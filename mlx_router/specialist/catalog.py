@@ -6,7 +6,7 @@ quarantined: known, with the reason; takes no traffic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,28 @@ class Known:
     sha256: str | None = None  # that the weights must have
     quarantined: str | None = None  # the reason
     unloaded: bool = False
+    pinned: bool = False  # at the start
     requests: int = 0
 
 
 class Catalog:
-    """Names to files. Changes happen on the event loop's thread; `read` may run on another."""
+    """Names to files. `locate(name)` says what is installed now, None for a name that nobody knows.
 
-    def __init__(self, base_names: Iterable[str], known: Iterable[Known], *, roots: Sequence[Path]) -> None:
+    Changes happen on the event loop's thread or the model's, one at a time; `read` may run beside them.
+    """
+
+    def __init__(
+        self,
+        base_names: Iterable[str],
+        known: Iterable[Known],
+        *,
+        roots: Sequence[Path],
+        locate: Callable[[str], Known | None] = lambda name: None,
+    ) -> None:
         self._base_names = frozenset({"base", "default_model", *base_names})
         self._known: dict[str, Known] = {item.name: item for item in known}
         self._roots = tuple(roots)
+        self._locate = locate
 
     def resolve(self, model: str) -> str | None:
         """The adapter that a request's `model` names; None is the base. Raises ModelNotFound, AdapterQuarantined."""
@@ -53,13 +65,22 @@ class Catalog:
             self._known[name] = replace(self._known[name], requests=self._known[name].requests + 1)
 
     def read(self, name: str, path: str | None = None) -> AdapterFiles:
-        """Read and check the files of `name`, or those at `path`, which must lie under the roots."""
+        """Read and check the files of `name` that serve, or those at `path`, which must lie under the roots."""
         if path is not None:
             return read_adapter(Path(path), roots=self._roots, name=name)
         known = self._known.get(name)
         if known is None or known.path is None:
-            raise AdapterNotFound(f"no weights are installed for adapter {name!r}", param="model")
+            return self.read_installed(name)
         return read_adapter(known.path, roots=self._roots, sha256=known.sha256, name=name)
+
+    def read_installed(self, name: str) -> AdapterFiles:
+        """Read and check what is installed under `name` now. Raises AdapterNotFound, AdapterQuarantined."""
+        found = self._locate(name)
+        if found is None or found.path is None:
+            raise AdapterNotFound(f"no weights are installed for adapter {name!r}", param="lora_name")
+        if found.quarantined is not None:
+            raise AdapterQuarantined(f"adapter {name!r} is quarantined: {found.quarantined}", param="lora_name")
+        return read_adapter(found.path, roots=self._roots, sha256=found.sha256, name=name)
 
     def loaded(self, name: str, files: AdapterFiles) -> None:
         """`files` serve `name` from now on, and are what is read again after an eviction."""
@@ -93,6 +114,10 @@ class Catalog:
             ),
             key=lambda item: item.name,
         )
+
+    def pinned(self) -> list[str]:
+        """Adapters to load at the start and keep."""
+        return [item.name for item in self._known.values() if item.pinned and item.quarantined is None]
 
     def describe(self, snapshot: Snapshot | None) -> list[dict[str, Any]]:
         """What GET /v1/adapters lists."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from mlx_router.config import Config, SpecialistConfig
 from mlx_router.errors import AdapterNotFound
 from mlx_router.lora.registry import Registry
@@ -17,13 +20,18 @@ def registered(config: Config, settings: SpecialistConfig) -> list[Known]:
     names = settings.adapters or tuple(
         name for name, manifest in registry.manifests().items() if manifest.specialist == settings.name
     )
-    known = []
-    for name in dict.fromkeys((*names, *settings.pinned)):
-        try:
-            record = registry.find(name)
-        except AdapterNotFound:
-            known.append(Known(name=name, path=None))
-            continue
-        reason = (record.reason or "no reason given") if record.status == "quarantined" else None
-        known.append(Known(name=name, path=record.path, sha256=record.sha256, quarantined=reason))
-    return known
+    known = [
+        installed(config.home, name) or Known(name=name, path=None)
+        for name in dict.fromkeys((*names, *settings.pinned))
+    ]
+    return [replace(item, pinned=True) if item.name in settings.pinned else item for item in known]
+
+
+def installed(home: Path, name: str) -> Known | None:
+    """One adapter as it is installed now; None for a name that no manifest has."""
+    try:
+        record = Registry(home).find(name)
+    except AdapterNotFound:
+        return None
+    reason = (record.reason or "no reason given") if record.status == "quarantined" else None
+    return Known(name=name, path=record.path, sha256=record.sha256, quarantined=reason, pinned=record.pinned)

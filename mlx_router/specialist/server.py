@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import psutil
 import uvicorn
@@ -18,7 +19,7 @@ import uvicorn
 from mlx_router.config import Config, SpecialistConfig
 from mlx_router.errors import ConfigError, RouterError
 from mlx_router.specialist.app import make_app
-from mlx_router.specialist.registered import registered
+from mlx_router.specialist.registered import installed, registered
 from mlx_router.specialist.service import Specialist
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,13 @@ def serve(config: Config, settings: SpecialistConfig, *, parent_pid: int | None 
                 if server is not None:
                     server.leave()
 
-        specialist = Specialist(config, settings, known=registered(config, settings), on_failure=failed)
+        specialist = Specialist(
+            config,
+            settings,
+            known=registered(config, settings),
+            locate=partial(installed, config.home),
+            on_failure=failed,
+        )
         server = Server(
             uvicorn.Config(
                 make_app(specialist),

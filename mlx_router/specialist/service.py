@@ -38,6 +38,7 @@ class Specialist:
         settings: SpecialistConfig,
         *,
         known: Iterable[Known] = (),
+        locate: Callable[[str], Known | None] = lambda name: None,
         on_failure: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self.config = config
@@ -46,7 +47,7 @@ class Specialist:
         self.created = int(time.time())
         roots = [*config.adapter_roots, config.home / "adapters"]
         self.api_keys = read_api_keys(config.security)
-        self.catalog = Catalog([settings.base, settings.name], known, roots=roots)
+        self.catalog = Catalog([settings.base], known, roots=roots, locate=locate)
         self.engine = Engine(
             load=self._load,
             read=self.catalog.read,
@@ -79,7 +80,7 @@ class Specialist:
         return base, bank
 
     def _pin_configured(self, core: EngineCore) -> None:
-        for name in self.settings.pinned:
+        for name in self.catalog.pinned():
             try:
                 core.residents.install(name, self.catalog.read(name), replace=False)
                 core.residents.pin(name, True)
@@ -118,7 +119,9 @@ class Specialist:
         """Load or replace an adapter while requests run; the reply of the admin endpoint."""
         async with self._changes:
             began = time.perf_counter()
-            files = await self.engine.read(lambda: self.catalog.read(name, path))
+            files = await self.engine.read(
+                lambda: self.catalog.read(name, path) if path else self.catalog.read_installed(name)
+            )
             read_ms = _ms(began)
             checking = time.perf_counter()
             core = self.engine.core
