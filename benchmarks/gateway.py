@@ -1,11 +1,11 @@
 """What the gateway costs: latency and throughput straight to a do-nothing upstream, through the gateway, and
 through LiteLLM's proxy where it is installed, in one run. Ends in one line of JSON.
 
-    python benchmarks/gateway.py [--seconds 5] [--routed] [--litellm PATH]
+    python benchmarks/gateway.py [--seconds 5] [--routed] [--load 60] [--litellm PATH]
 
 The upstream and the load generator are plain asyncio protocols in this file; they, the gateway and the generator
 share the machine's cores, as in the published figures of the peers. `--routed` also measures prompts that the
-router has not seen, by length; it needs a trained version.
+router has not seen, by length; it needs a trained version. `--load` holds 200 connections of mixed traffic.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 CHUNKS = 64
@@ -220,8 +222,44 @@ async def measure_routed(port: int) -> dict[str, Any]:
     return results
 
 
+async def measure_load(port: int, seconds: float, pid: int) -> dict[str, Any]:
+    """200 connections, a quarter of them streaming, and what they do to the memory of process `pid`."""
+    plain = request(port, "auto", "Comment router une paire différentielle USB dans KiCad ?")
+    stream = request(port, "auto", "Comment router une paire différentielle USB dans KiCad ?", True)
+    gateway = psutil.Process(pid)
+    end = time.perf_counter() + seconds
+    samples: list[int] = []
+
+    async def watch() -> None:
+        while time.perf_counter() < end:
+            samples.append(gateway.memory_info().rss)
+            await asyncio.sleep(seconds / 20)
+
+    def until(_: int) -> bool:
+        return time.perf_counter() < end
+
+    plain_row, stream_row, _ = await asyncio.gather(
+        drive(port, 150, repeat(plain), until), drive(port, 50, repeat(stream), until), watch()
+    )
+    settled = max(samples[3:6])  # after every connection has been used
+    return {
+        "connections": 200,
+        "seconds": seconds,
+        "errors": 0,  # drive() ends the program on the first
+        "plain": plain_row,
+        "streams": stream_row,
+        "rss_mib": {"start": _mib(samples[0]), "settled": _mib(settled), "end": _mib(gateway.memory_info().rss)},
+    }
+
+
+def _mib(size: int) -> float:
+    return round(size / 2**20, 1)
+
+
 @contextmanager
-def process(arguments: list[str], url: str, patience_s: float = 60.0, **environment: str) -> Iterator[None]:
+def process(
+    arguments: list[str], url: str, patience_s: float = 60.0, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A child that answers at `url` before the body runs."""
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(arguments, cwd=ROOT, stdout=output, stderr=output, env={**os.environ, **environment})
@@ -232,7 +270,7 @@ def process(arguments: list[str], url: str, patience_s: float = 60.0, **environm
                     output.seek(0)
                     raise SystemExit(f"{arguments[1:4]} did not start:\n{output.read()[-3000:].decode()}")
                 time.sleep(0.05)
-            yield
+            yield child
         finally:
             child.send_signal(signal.SIGTERM)
             try:
@@ -344,6 +382,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--routed", action="store_true", help="also prompts that the router has not seen")
+    parser.add_argument("--load", type=float, default=0.0, help="seconds of 200 connections; 0: none")
     parser.add_argument("--home", default=None, help="where the router versions are, for --routed")
     parser.add_argument("--litellm", default=shutil.which("litellm"), help="LiteLLM's command, if not on PATH")
     parser.add_argument("--as-upstream", type=int, help=argparse.SUPPRESS)
@@ -368,13 +407,15 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         config = _config(folder, port, upstream)
         with process([*me, "--as-upstream", str(upstream)], f"http://127.0.0.1:{upstream}/ready"):
             ready = f"http://127.0.0.1:{port}/ready"
-            with process([*me, "--as-gateway", str(config), str(folder / "home"), "cached"], ready):
+            with process([*me, "--as-gateway", str(config), str(folder / "home"), "cached"], ready) as gateway:
                 # Direct before and after, so that a machine that drifts shows.
                 before = _fast(measure(upstream, "base", options.seconds))
                 results["gateway"] = _fast(measure(port, "auto", options.seconds))
                 after = _fast(measure(upstream, "base", options.seconds))
                 results["direct"] = before
                 results["direct_again"] = after
+                if options.load:
+                    results["load"] = _fast(measure_load(port, options.load, gateway.pid))
             if options.routed:
                 home = options.home or os.environ.get("MLX_ROUTER_HOME") or str(Path.home() / ".mlx-router")
                 with process([*me, "--as-gateway", str(config), home, "routed"], ready):
@@ -388,6 +429,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             print(f"{who:8} {what:8} {row}")
     for words, row in results.get("routed", {}).items():
         print(f"routed   {words:>4} words  one {row['one']}  sixteen {row['sixteen']}")
+    if "load" in results:
+        print(f"load     {results['load']}")
     direct_p50 = statistics.mean(results[who]["one"]["p50_ms"] for who in ("direct", "direct_again"))
     through = results["gateway"]
     figures = {

@@ -128,8 +128,7 @@ def _health(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/decisions", tags=["operation"], responses=error_responses(400, 401))
     async def decisions(limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> dict[str, Any]:
         """The last decisions, newest first."""
-        recent = list(gateway.log.recent)[-limit:]
-        return {"object": "list", "data": recent[::-1]}
+        return {"object": "list", "data": gateway.log.recent(limit)}
 
 
 def _router(app: FastAPI, gateway: Gateway) -> None:

@@ -15,10 +15,17 @@ _MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*("(?:[^"\\]|\\.)*"|null)')
 _ESCAPED_LETTER = b"\\u006"  # a key could be written with it
 
 
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def decode(raw: bytes) -> dict[str, Any]:
     """The body as an object. Raises InvalidRequest for anything else, NaN and lone surrogates included."""
     try:
-        body = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        body = _DECODER.decode(raw.decode("utf-8"))
         if b"\\ud" in raw or b"\\uD" in raw:
             json.dumps(body, ensure_ascii=False).encode()
     except RecursionError:
@@ -58,7 +65,3 @@ def with_model(raw: bytes, body: dict[str, Any], model: str) -> bytes:
 @lru_cache(maxsize=1024)
 def _quoted(model: str) -> bytes:
     return json.dumps(model).encode()
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -25,20 +24,23 @@ class DecisionLog:
         self._max_bytes = max_bytes
         self._files = max(1, files)
         self._pending: list[str] = []
-        self._encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
         self._timer: asyncio.TimerHandle | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="decision-log")
-        self.recent: deque[Mapping[str, Any]] = deque(maxlen=keep)
+        self._recent: deque[str] = deque(maxlen=keep)
         self.lost = 0  # lines that could not be written
         self.error = ""  # why, while that lasts
 
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Note one request."""
-        self.recent.append(record)
-        line = self._encode(record)
+    def add(self, line: str) -> None:
+        """Note one request: a JSON object on one line."""
+        self._recent.append(line)
         self._pending.append(line)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+
+    def recent(self, limit: int) -> list[Any]:
+        """The last requests, newest first."""
+        lines = list(self._recent)[-limit:]
+        return [json.loads(line) for line in reversed(lines)]
 
     async def close(self) -> None:
         """Write what is pending."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
+import random
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -189,7 +189,7 @@ def request_id_of(headers: Headers) -> str:
     for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value.decode("ascii")
-    return f"req-{os.urandom(12).hex()}"
+    return f"req-{random.getrandbits(96):024x}"
 
 
 async def send_json(send: Send, status: int, body: dict[str, Any], headers: Headers, request_id: str) -> None:

@@ -87,7 +87,7 @@ class Forwarder:
                 job.retries += 1
                 if answer.kind == "failed":
                     tried |= {endpoint.key}
-                    failure = answer.error or UpstreamUnavailable("no answer")
+                    failure, held = answer.error or UpstreamUnavailable("no answer"), None
                     _note(job, f"{endpoint.pool}: {failure.message}")
                     if answer.reached and failure.status != 504:
                         again = again or (step, endpoint)

@@ -43,6 +43,7 @@ class Answer:
 
     kind: Literal["sent", "refused", "failed"]  # refused: an answer is held back; failed: there is none
     status: int = 0
+    streams: bool = False  # the client has the head of an event stream
     reached: bool = True  # the request was sent, or part of it
     error: RouterError | None = None  # of a failed attempt, or of a stream that broke off
     headers: Headers | None = None
@@ -158,7 +159,7 @@ class Relay:
             endpoint.in_flight -= 1
             if response is not None and not response.content.is_eof():
                 response.close()
-        if answer.kind == "sent" and answer.error is not None:
+        if answer.streams and answer.error is not None:
             await _break_off(answer.error, send)
         return answer
 
@@ -189,7 +190,6 @@ class Relay:
                 answer.kind, answer.body = "refused", body
                 return
             answer.kind, answer.first_byte_s = "sent", clock.elapsed()
-            clock.limit.reschedule(None)
             _count_tokens(answer, body[-4096:])
             headers = [*attempt.begin(answer), *answer.headers, (b"content-length", b"%d" % len(body))]
             await send({"type": "http.response.start", "status": response.status, "headers": headers})
@@ -204,6 +204,7 @@ class Relay:
         if not pieces:
             raise aiohttp.ClientPayloadError("the stream ended before it began")
         answer.kind, answer.first_byte_s = "sent", clock.elapsed()
+        answer.streams = True
         headers = [*attempt.begin(answer), *(answer.headers or ())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         held = b""  # the beginning of an event that is not complete

@@ -186,5 +186,8 @@ class Gateway:
             yield "mlx_router_upstream_waiting", "Its queue, as reported", labels, float(endpoint.waiting)
             yield "mlx_router_upstream_served", "Requests sent there", labels, float(endpoint.served)
             yield "mlx_router_upstream_failed", "Connections that failed", labels, float(endpoint.failed)
+            bank = endpoint.details.get("bank")
+            if isinstance(bank, dict):
+                yield "mlx_router_bank_bytes", "Memory of its adapter bank", labels, float(bank.get("bytes") or 0)
             resident = sum(state == "resident" for state in endpoint.adapters.values())
             yield "mlx_router_adapters_resident", "Adapters in its bank", labels, float(resident)

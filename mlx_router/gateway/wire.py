@@ -58,6 +58,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         self._in_headers = False
+        self._incomplete = False  # a request has begun to arrive
 
     # --- what the application uses ------------------------------------------------------------------------
 
@@ -92,6 +93,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_headers:
             self._header_bytes += len(data)
         super().data_received(data)
+        if self._incomplete and self._request_timer is None and not self.transport.is_closing():
+            self._expect_request()
         if self._in_headers and self._header_bytes > self.limits.header_bytes and not self.transport.is_closing():
             self.limits.on_event("headers_too_large")
             self._refuse(HeadersTooLarge(f"headers of more than {self.limits.header_bytes} bytes"))
@@ -112,9 +115,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[CONNECTION] = self  # type: ignore[literal-required]
-        self._in_headers = True
-        if self._request_timer is None:
-            self._expect_request()
+        self._in_headers = self._incomplete = True
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
@@ -130,6 +131,7 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._incomplete = False
         self._stop_timer()
         if self.cycle is not None and not self.transport.is_closing():
             super().on_message_complete()

@@ -49,7 +49,7 @@ def wish_of(messages: Sequence[Any]) -> Wish:
         words = strip(content)
         turns += 1
         if words:
-            found = follow_up_kind(words)
+            found: FollowUp = follow_up_kind(words) if len(messages) > 1 else "none"
             if not text:
                 text, kind = clip(words), found
                 if found == "none":

@@ -15,7 +15,7 @@ def write(log: DecisionLog, *batches: list[dict[str, object]]) -> None:
     async def main() -> None:
         for batch in batches:
             for record in batch:
-                log.add(record)
+                log.add(json.dumps(record))
             log._flush()
         await log.close()
 
@@ -27,15 +27,16 @@ def test_one_json_line_a_request(tmp_path: Path) -> None:
     write(log, [{"domain": "é\n", "n": n} for n in range(3)])
     lines = (tmp_path / "log" / "d.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["n"] for line in lines] == [0, 1, 2]
-    assert [record["n"] for record in log.recent] == [1, 2]
+    assert [record["n"] for record in log.recent(9)] == [2, 1]
+    assert log.recent(1) == [{"domain": "é\n", "n": 2}]
 
 
 def test_files_rotate_by_size(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     write(DecisionLog(path, max_bytes=10, files=3, keep=1), *[[{"number": n}] for n in range(5)])
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
-        "d.jsonl.1": '{"number":4}\n',
-        "d.jsonl.2": '{"number":3}\n',
+        "d.jsonl.1": '{"number": 4}\n',
+        "d.jsonl.2": '{"number": 3}\n',
     }
 
 
@@ -46,4 +47,4 @@ def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
     write(log, [{"n": 1}], [{"n": 2}, {"n": 3}])
     assert log.lost == 3
     assert "space" in log.error.lower()
-    assert len(log.recent) == 3
+    assert len(log.recent(9)) == 3
