@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
@@ -127,6 +128,9 @@ class Metrics(Collector):
                 family = families[name] = GaugeMetricFamily(name, documentation, labels=list(labels))
             family.add_metric(list(labels.values()), value)
         yield from families.values()
+        resident = GaugeMetricFamily("mlx_router_resident_bytes", "Memory of the gateway process")
+        resident.add_metric([], float(psutil.Process().memory_info().rss))
+        yield resident
         memory = GaugeMetricFamily("mlx_router_resident_peak_bytes", "Peak memory of the gateway process")
         memory.add_metric([], float(peak_bytes()))
         yield memory

@@ -133,6 +133,8 @@ def plan_explicit(
         entry = routes.adapters.get(model)
         if adapter_state == "quarantined" or (entry is not None and entry.status == "quarantined"):
             raise AdapterQuarantined(f"adapter {model!r} is quarantined", param="model")
+        if adapter_state in ("unloaded", "missing"):
+            raise ModelNotFound(f"adapter {model!r} is {adapter_state}", param="model")
         hosts = routes.hosts.get(model) or routes.bases
         steps = (Step(hosts, model, model),)
         return Plan(decision(routes.domain_of(model)), _fitting(steps, routes, needs) or steps, strict=True)

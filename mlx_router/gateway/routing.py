@@ -84,7 +84,9 @@ class RouterThread:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._router: RouterLike | None = None
+        self._router: RouterLike | None = None  # this and the next belong to the thread
+        self._error = ""
+        self._served = RouterStatus()
         self.status = RouterStatus()
         self.hits = 0
         self.misses = 0
@@ -184,7 +186,7 @@ class RouterThread:
 
     def _route(self, jobs: list[_Job]) -> None:
         if self._router is None:
-            self._fail(jobs, RouterUnavailable(self.status.error))
+            self._fail(jobs, RouterUnavailable(self._error))
             return
         started = time.perf_counter()
         try:
@@ -204,7 +206,7 @@ class RouterThread:
             if job.kind == "reload":
                 result: Any = self._reload()
             elif self._router is None:
-                raise RouterUnavailable(self.status.error)
+                raise RouterUnavailable(self._error)
             else:
                 result = self._router.encode(job.texts)
         except RouterError as error:
@@ -230,12 +232,14 @@ class RouterThread:
         except Exception as error:
             message = error.message if isinstance(error, RouterError) else f"{type(error).__name__}"
             log.error("event=router_load_failed error=%r", message, exc_info=not isinstance(error, RouterError))
+            self._error = message
             if self._router is None:
                 status = RouterStatus(error=message)
             else:
-                status = replace(self.status, notice=f"{message}; serving {self.status.version} instead")
+                notice = f"{message}; serving {self._router.version} instead"
+                status = replace(self._served, notice=notice)
         else:
-            self._router = router
+            self._router, self._served = router, status
             log.info("event=router_loaded version=%s notice=%r", status.version, status.notice)
         self._call(self._publish, status)
         return status

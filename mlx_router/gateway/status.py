@@ -16,6 +16,7 @@ from mlx_router.gateway.upstreams import Endpoint
 
 AUTO_MODEL = "ailiance/auto"
 EMBEDDING_MODEL = "all-MiniLM-L6-v2"
+_PLACES = frozenset({"path", "log", "config", "home", "command"})  # keys that hold paths
 _STATE_BYTES = 2**20  # of run/status.json at most
 
 
@@ -151,13 +152,22 @@ def endpoint_status(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def processes(gateway: Gateway) -> Any:
-    """What the supervisor last wrote about its children; None where none runs."""
+    """What the supervisor last wrote about its children, without places on this machine; None where none runs."""
     path = gateway.setup.config.home / "run" / "status.json"
     try:
         with path.open("rb") as file:
-            return json.loads(file.read(_STATE_BYTES))
+            found = json.loads(file.read(_STATE_BYTES))
     except (OSError, ValueError):
         return None
+    return _without_places(gateway, found)
+
+
+def _without_places(gateway: Gateway, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_places(gateway, item) for key, item in value.items() if key not in _PLACES}
+    if isinstance(value, list):
+        return [_without_places(gateway, item) for item in value]
+    return redact(gateway, value) if isinstance(value, str) else value
 
 
 def models(gateway: Gateway) -> list[dict[str, Any]]:

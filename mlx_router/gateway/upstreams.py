@@ -17,6 +17,7 @@ from mlx_router.config import Config
 from mlx_router.gateway.routes import Step
 
 State = Literal["unknown", "up", "down"]
+_STATES = ("resident", "available", "quarantined", "unloaded", "missing")  # best first
 USABLE = frozenset({"resident", "available"})  # states of an adapter on a specialist
 
 # What it costs, in waiting requests, to go elsewhere.
@@ -135,9 +136,9 @@ class Fleet:
         endpoint.served += 1
 
     def adapter_state(self, name: str) -> str:
-        """The best state of an adapter anywhere: resident, available, quarantined, or empty where nobody has it."""
+        """The best state of an adapter anywhere, as specialists report it; empty where nobody knows it."""
         states = {endpoint.adapters.get(name, "") for endpoint in self}
-        return next((state for state in ("resident", "available", "quarantined") if state in states), "")
+        return next((state for state in _STATES if state in states), "")
 
     def any_up(self) -> bool:
         """Whether some endpoint can answer."""

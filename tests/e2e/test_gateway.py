@@ -287,6 +287,22 @@ def test_health_ready_status_decisions_metrics(rig: Rig) -> None:
         assert f"mlx_router_{name}" in families, name
 
 
+def test_processes_come_from_the_supervisors_record_without_paths(rig: Rig) -> None:
+    run = rig.home / "run"
+    run.mkdir()
+    child = {"name": "code", "state": "ready", "log": str(rig.home / "log" / "code.log"), "reason": f"see {rig.home}/x"}
+    (run / "status.json").write_text(json.dumps({"children": [child], "config": "/etc/x.toml"}))
+    try:
+        reply = rig.get("/v1/status")
+        assert reply.json()["processes"] == {
+            "children": [{"name": "code", "state": "ready", "reason": "see $MLX_ROUTER_HOME/x"}]
+        }
+        assert str(rig.home) not in reply.body.decode()
+    finally:
+        (run / "status.json").unlink()
+        run.rmdir()
+
+
 def test_the_cache_answers_what_was_asked_before(rig: Rig) -> None:
     rig.post("/v1/route", {"prompt": "a python prompt asked twice"})
     again = rig.post("/v1/route", {"prompt": "a python prompt asked twice"}).json()

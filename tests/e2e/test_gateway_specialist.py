@@ -145,6 +145,8 @@ def test_unloading_leaves_the_base(gateway: Process, root: Path) -> None:
         reply = ask(gateway.url, model="auto")
         assert (reply.headers["x-router-reason"], reply.headers["x-adapter"]) == ("unavailable", "base")
         assert reply.headers["x-router-domain"] == "sql"
+        named = ask(gateway.url, model="mascarade-sql")
+        assert (named.status, named.json()["error"]["code"]) == (404, "model_not_found")
     finally:
         body = {"lora_name": "mascarade-sql", "lora_path": str(root / "thinker")}
         assert http(f"{gateway.url}/v1/load_lora_adapter", body).status == 200

@@ -130,6 +130,8 @@ def test_names(routes: Routes) -> None:
     assert plan_explicit("loaded-later", routes, adapter_state="resident").steps[0].adapter == "loaded-later"
     with pytest.raises(ModelNotFound, match="gpt-4"):
         plan_explicit("gpt-4", routes)
+    with pytest.raises(ModelNotFound, match="unloaded"):
+        plan_explicit("mascarade-kicad", routes, adapter_state="unloaded")
     with pytest.raises(AdapterQuarantined):
         plan_explicit("mascarade-kicad", routes, adapter_state="quarantined")
 
