@@ -206,7 +206,7 @@ def test_a_seed_reproduces_in_any_company(client: openai.OpenAI) -> None:
     alone = sample(0)
     with ThreadPoolExecutor(9) as pool:
         others = [
-            pool.submit(client.chat.completions.create, model=name, messages=HI, temperature=1.5, max_tokens=30)
+            pool.submit(client.chat.completions.create, model=name, messages=HI, temperature=1.5, max_tokens=12)
             for name in ("base", "endless", "thinker")
         ]
         together = list(pool.map(sample, range(6)))
@@ -267,7 +267,7 @@ def test_a_swap_while_streams_run(
     """Running answers end on the version that they began with, later ones begin on the new one."""
     specialist.load("swapped", root / "endless")
     running = client.chat.completions.with_raw_response.create(
-        model="swapped", messages=HI, stream=True, max_tokens=1500
+        model="swapped", messages=HI, stream=True, max_tokens=600
     )
     old = running.headers["x-adapter-digest"]
     stream = iter(running.parse())
@@ -283,7 +283,7 @@ def test_a_swap_while_streams_run(
     assert later.parse().choices[0].message.content == "ok"
     text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     assert set(text.replace("first", "").split("loop")) == {""}
-    assert len(text) > 1000
+    assert len(text) > 600
     specialist.post("/v1/unload_lora_adapter", {"lora_name": "swapped"})
 
 
