@@ -158,9 +158,11 @@ def _switch_class(base: type[nn.Module]) -> type[nn.Module]:
 def adopt_parent(parent: nn.Module, route: Route, layers: Sequence[nn.Module]) -> None:
     """Make a SwitchGLU or SwitchMLP hand keys to `layers`, its switch layers, which learn to read them."""
     cls: Any = type(parent)
-    parent.__class__ = _parent_class(cls)
+    if not hasattr(parent, "lora_route"):
+        parent.__class__ = _parent_class(cls)
     parent.lora_route = route
     for layer in layers:
         cls = type(layer)
-        layer.__class__ = _switch_class(cls)
+        if not hasattr(layer, "lora_route"):
+            layer.__class__ = _switch_class(cls)
         layer.lora_route, layer.lora_bank = route, None

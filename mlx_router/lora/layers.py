@@ -138,7 +138,8 @@ def dense_dims(layer: nn.Module) -> tuple[int, int]:
 
 
 def adopt(layer: nn.Module, bank: SlotBank) -> None:
-    """Make `layer` add what `bank` holds."""
+    """Make `layer` add what `bank` holds, instead of what a bank before it held."""
     cls: Any = type(layer)
-    layer.__class__ = _embedding_class(cls) if isinstance(bank, EmbeddingBank) else _linear_class(cls)
+    if not hasattr(layer, "lora_bank"):
+        layer.__class__ = _embedding_class(cls) if isinstance(bank, EmbeddingBank) else _linear_class(cls)
     layer.lora_bank = bank

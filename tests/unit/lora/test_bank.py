@@ -338,6 +338,14 @@ def test_flattened_rows_are_recognised(bases: dict[str, Path], adapter: Adapter)
     assert mx.array_equal(flat.reshape(2, 5, 128), layer.add(x, y, plan))
 
 
+def test_a_second_bank_takes_the_model_over(bases: dict[str, Path], adapter: Adapter) -> None:
+    model = open_model(bases["qwen3_moe"])
+    files = adapter("a", "qwen3_moe", keys=(*ATTENTION, "mlp.switch_mlp.up_proj"))
+    first, second = (AdapterBank(model, slots=3) for _ in range(2))
+    alone = logits(first, first.acquire(first.load(files)))
+    assert mx.array_equal(logits(second, second.acquire(second.load(files))), alone)
+
+
 def test_arguments_are_checked(bases: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="slots >= 2"):
         bank_of(bases["qwen3"], slots=1)
