@@ -104,6 +104,9 @@ def table_of(record: Mapping[str, Any] | None) -> RenderableType:
         ("status not written", record.get("record_error")),
     ]
     for child in record.get("children") or []:
+        if child.get("adapters") is not None:
+            names = " ".join(child["adapters"]) or "none"
+            parts.append(Text.assemble((f"{child['name']} holds ", "dim"), names))
         problems.append((child["name"], child.get("reason")))
         if child.get("log_error"):
             problems.append((f"{child['name']} log", f"{child['log_error']}, {child['log_lost_bytes']} bytes lost"))
@@ -120,34 +123,31 @@ def _children_table(children: list[dict[str, Any]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("name", "state", "address"):
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for title in ("name", "state", "port"):
         table.add_column(title, no_wrap=True)
-    for title in ("process", "up", "restarts", "memory", "cpu", "queue", "requests", "req/s", "p50", "tok/s"):
+    for title in ("pid", "up", "starts", "memory", "cpu", "queue", "req", "req/s", "p50 ms", "tok/s"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("adapters resident", overflow="fold")
     for child in children:
         state = str(child["state"])
-        shown = state if child.get("serving") or state != "ready" else "not serving"
+        shown = state if child.get("serving") or state != "ready" else "not ready"
         if child.get("next_start"):
             shown += f" {max(float(child['next_start']) - time.time(), 0):.0f} s"
-        adapters = child.get("adapters")
         running, waiting = child.get("running"), child.get("waiting")
         table.add_row(
             str(child["name"]),
-            Text(shown, style=_STYLES.get(state, "") if shown != "not serving" else "yellow"),
-            f"{child['host']}:{child['port']}",
+            Text(shown, style=_STYLES.get(state, "") if shown != "not ready" else "yellow"),
+            str(child["port"]),
             _some(child.get("pid")),
             _span(time.time() - float(child["since"])) if child.get("pid") else "",
-            _some(child.get("restarts")),
+            _some(int(child.get("restarts") or 0) + 1),
             _bytes(child.get("memory_bytes")),
-            _some(child.get("cpu_percent"), " %", digits=0),
+            _some(child.get("cpu_percent"), "%", digits=0),
             f"{running}+{waiting}" if running is not None else "",
             _some(child.get("requests")),
             _some(child.get("requests_per_s"), digits=1),
-            _some(child.get("p50_ms"), " ms", digits=0),
+            _some(child.get("p50_ms"), digits=0),
             _some(child.get("tokens_per_s"), digits=0),
-            "" if adapters is None else " ".join(adapters) or "none",
         )
     return table
 

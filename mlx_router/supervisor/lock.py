@@ -31,7 +31,9 @@ class Holder:
     def alive(self) -> bool:
         """Whether this very process still runs."""
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.created_at) < 1.0
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created_at) < 1.0
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.Error:
             return False
 
