@@ -67,7 +67,7 @@ function render() {
 function createGroup() {
   const head = h(
     "th",
-    { colspan: "6", scope: "colgroup" },
+    { colspan: "7", scope: "colgroup" },
     h("span", { class: "group-name mono" }),
     h("span", { class: "group-base mono" }),
     h("span", { class: "bank" }, h("span", { class: "bank-track", role: "img" }, h("span", { class: "fill" })), h("span", { class: "bank-text" })),
@@ -101,11 +101,12 @@ function createRow() {
   return h(
     "tr",
     { class: "adapter" },
-    h("th", { scope: "row" }, h("span", { class: "adapter-name mono" }), h("span", { class: "adapter-domains" })),
+    h("th", { scope: "row" }, h("span", { class: "adapter-name mono" })),
+    cell("domains-cell", null, h("span", { class: "adapter-domains" })),
     cell("state-cell", null, h("span", { class: "state" }), h("span", { class: "pin-mark" }), h("span", { class: "why" })),
-    cell("digest-cell", "adapters.digest", h("span", { class: "digest mono" })),
-    cell("num", "adapters.rank", h("span", { class: "rank" })),
-    cell("num", "adapters.requests", h("span", { class: "requests" }), h("span", { class: "active" })),
+    cell("digest-cell", null, h("span", { class: "digest mono" })),
+    cell("num rank-cell", "adapters.rank", h("span", { class: "rank" })),
+    cell("num", "adapters.requests", h("span", { class: "active" }), h("span", { class: "requests" })),
     h("td", { class: "actions" }),
   );
 }
@@ -120,7 +121,8 @@ function updateRow(row, { adapter, server, domains }) {
   const pin = row.querySelector(".pin-mark");
   pin.hidden = !adapter.pinned;
   say(pin, "adapters.pinned");
-  setText(row.querySelector(".why"), adapter.reason ?? "");
+  setText(row.querySelector(".why"), state === "missing" ? "" : (adapter.reason ?? ""));
+  row.dataset.state = state;
   setText(row.querySelector(".digest"), shortDigest(adapter.digest) || "–");
   setAttribute(row.querySelector(".digest"), "title", adapter.digest);
   setText(row.querySelector(".rank"), number(adapter.rank));
@@ -201,14 +203,22 @@ async function act(name, action, body) {
   const began = performance.now();
   try {
     const answer = await call(`/v1/${action}`, { body, admin: true, timeoutMs: ADMIN_TIMEOUT_MS });
-    report(name, action, body, answer, performance.now() - began);
+    const roundTripMs = performance.now() - began;
+    await settle(name);
+    report(name, action, body, answer, roundTripMs);
   } catch (error) {
+    await settle(name);
     complain(error, openToken);
-  } finally {
-    busy.delete(name);
-    await refresh();
-    render();
   }
+}
+
+/** Show the new state; a button that is gone hands its focus to the first one of its row. */
+async function settle(name) {
+  const row = document.activeElement.closest("tr.adapter");
+  busy.delete(name);
+  await refresh();
+  render();
+  if (row && document.activeElement === document.body) row.querySelector("button")?.focus();
 }
 
 function report(name, action, body, answer, roundTripMs) {

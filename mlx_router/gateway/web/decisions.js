@@ -80,7 +80,7 @@ function updateRow(row, item) {
   tag.dataset.state = reason === "unavailable" ? "warn" : reason === "classified" ? "good" : "idle";
   say(tag, `tag.${reason}`, { reason: item.reason ?? "–" });
   setText(why, [item.detail, item.error].filter(Boolean).join(" · "));
-  setText(who, [item.adapter, item.specialist].filter((name) => name && name !== "-").join(" · ") || "–");
+  setText(who, [item.adapter, item.specialist].filter((name) => name && name !== "-" && name !== "none").join(" · ") || "–");
   setText(status, String(item.status ?? "–"));
   row.dataset.state = item.status >= 500 ? "bad" : item.status >= 400 || item.error ? "warn" : "good";
   setText(first, duration(item.first_byte_ms));

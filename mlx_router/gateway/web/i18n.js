@@ -5,6 +5,7 @@ import { STRINGS } from "./strings.js";
 
 export const LANGUAGES = Object.keys(STRINGS);
 const KEY = "mlx-router.language";
+const ATTRIBUTES = { label: "aria-label", title: "title", placeholder: "placeholder" };
 const valuesOf = new WeakMap();
 const listeners = new Set();
 let language = initial();
@@ -38,6 +39,13 @@ export function say(node, key, values = {}) {
   return node;
 }
 
+/** The same for an attribute: aria-label (as "label"), title or placeholder. */
+export function sayAttribute(node, suffix, key) {
+  node.setAttribute(`data-t-${suffix}`, key);
+  node.setAttribute(ATTRIBUTES[suffix], t(key));
+  return node;
+}
+
 /** Take the text away again. */
 export function unsay(node) {
   delete node.dataset.t;
@@ -47,10 +55,8 @@ export function unsay(node) {
 /** Translate everything below `root` that carries data-t, data-t-label, data-t-title or data-t-placeholder. */
 export function translate(root = document) {
   for (const node of root.querySelectorAll("[data-t]")) setText(node, t(node.dataset.t, valuesOf.get(node)));
-  for (const [suffix, attribute] of [["label", "aria-label"], ["title", "title"], ["placeholder", "placeholder"]]) {
-    for (const node of root.querySelectorAll(`[data-t-${suffix}]`)) {
-      node.setAttribute(attribute, t(node.getAttribute(`data-t-${suffix}`)));
-    }
+  for (const suffix of Object.keys(ATTRIBUTES)) {
+    for (const node of root.querySelectorAll(`[data-t-${suffix}]`)) sayAttribute(node, suffix, node.getAttribute(`data-t-${suffix}`));
   }
   document.documentElement.lang = language;
 }
@@ -95,9 +101,9 @@ export function score(value, digits = 2) {
 /** Milliseconds, as seconds from one second on. */
 export function duration(ms) {
   if (!isNumber(ms)) return "–";
-  const [value, unit] = ms < 1000 ? [ms, "millisecond"] : [ms / 1000, "second"];
-  const digits = value < 10 ? (ms < 1000 ? 1 : 2) : value < 100 && ms >= 1000 ? 1 : 0;
-  return format("number", { style: "unit", unit, maximumFractionDigits: digits }).format(value);
+  if (ms < 1000) return `${number(ms, ms < 10 ? 1 : 0)}\u00a0ms`;
+  const digits = ms < 10_000 ? 2 : 1;
+  return `${score(ms / 1000, digits)}\u00a0s`;
 }
 
 /** Seconds as the two largest units. */

@@ -1,7 +1,7 @@
 /** Short news of what the reader did, in a corner; errors stay until they are dismissed. */
 
-import { byId, h, setText } from "./dom.js";
-import { say, t } from "./i18n.js";
+import { byId, h } from "./dom.js";
+import { say, sayAttribute } from "./i18n.js";
 import { errorBox } from "./errors.js";
 
 const LINGER_MS = 8000;
@@ -15,10 +15,8 @@ export function tell(key, values) {
 
 /** Say that something failed. */
 export function complain(error, onToken) {
-  const close = h("button", { type: "button", class: "quiet close" }, "×");
+  const close = sayAttribute(h("button", { type: "button", class: "quiet close" }, "×"), "label", "message.dismiss");
   const note = h("div", { class: "message bad", role: "alert" }, errorBox(error, onToken), close);
-  close.setAttribute("data-t-label", "message.dismiss");
-  close.setAttribute("aria-label", t("message.dismiss"));
   close.addEventListener("click", () => note.remove());
   note.querySelector(".error-box button")?.addEventListener("click", () => note.remove());
   byId("messages").append(note);
@@ -26,5 +24,5 @@ export function complain(error, onToken) {
 
 /** Tell a screen reader, and nobody else. */
 export function announce(key, values) {
-  setText(byId("announcer"), t(key, values));
+  say(byId("announcer"), key, values);
 }

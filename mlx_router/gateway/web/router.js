@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { ask } from "./dialog.js";
 import { byId, h, keyed, setText } from "./dom.js";
-import { duration, moment, number, onLanguage, say, score } from "./i18n.js";
+import { duration, moment, number, onLanguage, say, sayAttribute, score } from "./i18n.js";
 import { complain, tell } from "./messages.js";
 import { known, onStatus, refresh } from "./state.js";
 import { ensureToken, openToken } from "./token.js";
@@ -51,11 +51,8 @@ function renderFigures(router) {
     ["metric.encode", duration(router.encode_p50_ms || null)],
     ["metric.cache", looks ? `${number((100 * cache.hits) / looks)} %` : "–"],
   ];
-  keyed(byId("router-figures"), items, ([key]) => key, ([key]) => {
-    const row = h("div", {}, say(h("dt"), key), h("dd"));
-    row.firstChild.setAttribute("data-t-title", `${key}_help`);
-    return row;
-  }, (row, [, value]) => setText(row.lastChild, value));
+  const create = ([key]) => h("div", {}, sayAttribute(say(h("dt"), key), "title", `${key}_help`), h("dd"));
+  keyed(byId("router-figures"), items, ([key]) => key, create, (row, [, value]) => setText(row.lastChild, value));
   const loaded = byId("router-loaded");
   say(loaded, router.loaded_at ? "router.loaded" : "router.never", { time: () => moment(router.loaded_at) });
 }

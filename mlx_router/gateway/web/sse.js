@@ -8,9 +8,8 @@ export async function* events(stream) {
   try {
     for (;;) {
       const { value, done } = await reader.read();
-      if (done) return;
-      rest += value;
-      const lines = rest.split(/\r\n|\n|\r(?!$)/);
+      rest = done ? rest.replace(/\r$/, "\n") : rest + value;
+      const lines = rest.split(/\r\n|\n|\r(?!$)/); // a CR at the end may be half of a CRLF
       rest = lines.pop();
       for (const line of lines) {
         if (line === "") {
@@ -20,6 +19,7 @@ export async function* events(stream) {
           data.push(line.slice(line[5] === " " ? 6 : 5));
         }
       }
+      if (done) return;
     }
   } finally {
     reader.cancel().catch(() => {});

@@ -1,0 +1,239 @@
+"""From a prompt to bars to a streamed answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.page.conftest import OpenPage
+from tests.page.stub import Stub
+from tests.page.tab import CTRL, META, Tab
+
+PROMPT = "How wide must a 3 A track be?"
+ANSWERED = "document.querySelector('#answer').dataset.state === 'done'"
+
+
+def ask(tab: Tab, prompt: str = PROMPT) -> None:
+    tab.click("#prompt")
+    tab.type(prompt)
+    tab.key("Enter", CTRL)
+
+
+def bars(tab: Tab) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = tab.run(
+        """[...document.querySelectorAll(".bar")].map((row) => ({
+          label: row.querySelector(".label").textContent,
+          state: row.dataset.state,
+          need: row.querySelector(".need").textContent,
+          share: row.querySelector(".fill").getBoundingClientRect().width
+               / row.querySelector(".track").getBoundingClientRect().width,
+          tick: parseFloat(row.querySelector(".tick").style.left),
+          said: row.querySelector(".track").getAttribute("aria-label"),
+        }))"""
+    )
+    return found
+
+
+def test_a_prompt_is_routed_as_it_is_typed(open_page: OpenPage, stub: Stub) -> None:
+    tab = open_page()
+    tab.click("#prompt")
+    tab.type(PROMPT)
+    tab.wait_text("#decision-reason", "kicad-pcb reaches its threshold with 0.94; also above theirs: electronics-hw")
+    shown = bars(tab)
+    assert [bar["label"] for bar in shown] == ["kicad-pcb", "electronics-hw", "kicad", "power", "emc", "general"]
+    assert [bar["state"] for bar in shown] == ["chosen", "passed", "under", "under", "under", "under"]
+    assert shown[0]["share"] == pytest.approx(0.9414, abs=0.01)
+    assert shown[0]["tick"] == pytest.approx(46)
+    assert shown[0]["need"] == "≥ 0.46"
+    assert shown[5]["need"] == "< 0.50", "a label without a threshold of its own has the router's default"
+    assert shown[2]["said"] == "score 0.31, below its threshold of 0.38"
+    assert tab.text("#line").split("\n")[:6] == [
+        "Domain", "kicad-pcb", "0.94", "Adapter", "mascarade-kicad", stub.answer_headers["x-adapter-digest"][:19],
+    ]  # fmt: skip
+    assert stub.posted("/v1/route")[-1]["body"] == {"prompt": PROMPT, "top": 6}
+    assert not stub.posted("/v1/chat/completions"), "nothing is asked before it is sent"
+
+
+def test_an_answer_streams_in(open_page: OpenPage, stub: Stub) -> None:
+    stub.hold_after = 2
+    tab = open_page()
+    ask(tab)
+    tab.wait_text("#answer-text", "About 1.4 mm")
+    assert tab.run("document.querySelector('#answer').dataset.state") == "streaming"
+    assert tab.text("#send") == "Stop"
+    assert tab.run("document.querySelector('#line').dataset.state") == "answered"
+    stub.release()
+    tab.wait(ANSWERED)
+    assert "Then run DRC once more." in tab.text("#answer-text")
+    assert tab.text("#answer-text pre") == '(net_class "Power"\n  (clearance 0.2)\n  (trace_width 1.4))'
+    figures = dict(zip(*[iter(tab.text("#figures").split("\n"))] * 2, strict=True))
+    assert figures["Routing"] == "3.1\u00a0ms"
+    assert figures["Tokens"] == "12"
+    assert figures["First token"].endswith("s")
+    assert tab.text("#announcer").startswith("The answer is complete: 12 tokens in ")
+    assert tab.text("#send") == "Send"
+    (request,) = stub.posted("/v1/chat/completions")
+    assert request["body"] == {
+        "model": "ailiance/auto",
+        "messages": [{"role": "user", "content": PROMPT}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_escape_stops_an_answer(open_page: OpenPage, stub: Stub) -> None:
+    stub.hold_after = 1
+    tab = open_page()
+    ask(tab)
+    tab.wait_text("#answer-text", "About")
+    tab.key("Escape")
+    tab.wait("document.querySelector('#answer').dataset.state === 'stopped'")
+    assert stub.cancelled.wait(10), "the gateway was told"
+    assert tab.text("#answer-text").strip() == "About"
+    assert tab.text("#answer-state") == "Stopped"
+    assert tab.focused() == "prompt"
+
+
+def test_the_send_button_becomes_stop_and_keeps_the_focus(open_page: OpenPage, stub: Stub) -> None:
+    stub.hold_after = 1
+    tab = open_page()
+    tab.click("#prompt")
+    tab.type(PROMPT)
+    tab.click("#send")
+    tab.wait_text("#answer-text", "About")
+    assert tab.focused() == "send"
+    tab.key("Enter")
+    tab.wait("document.querySelector('#answer').dataset.state === 'stopped'")
+
+
+def test_meta_enter_sends_and_enter_alone_does_not(open_page: OpenPage, stub: Stub) -> None:
+    tab = open_page()
+    tab.click("#prompt")
+    tab.type("two")
+    tab.key("Enter")
+    tab.type("lines")
+    tab.key("Enter", META)
+    tab.wait(ANSWERED)
+    (request,) = stub.posted("/v1/chat/completions")
+    assert request["body"]["messages"][0]["content"] == "two\nlines"
+
+
+def test_an_empty_prompt_is_not_sent(open_page: OpenPage, stub: Stub) -> None:
+    tab = open_page()
+    tab.click("#send")
+    tab.wait_text("#announcer", "Type a prompt first.")
+    assert tab.focused() == "prompt"
+    assert not stub.posted("/v1/chat/completions")
+
+
+def test_a_named_model_and_a_limit_are_sent(open_page: OpenPage, stub: Stub) -> None:
+    stub.answer_headers |= {"x-router-reason": "explicit", "x-router-adapter": "base", "x-adapter-digest": "base"}
+    tab = open_page()
+    groups = tab.run("[...document.querySelectorAll('#model optgroup')].map((group) => group.label)")
+    options = tab.run("[...document.querySelectorAll('#model option')].map((option) => option.value)")
+    assert groups == ["hardware", "code"]
+    assert {"ailiance/auto", "base", "mascarade-power", "eurollm"} <= set(options)
+    assert "mascarade-freecad" not in options, "what is quarantined cannot be chosen"
+    tab.run("document.querySelector('#model').value = 'base'")
+    tab.fill("#max-tokens", "64")
+    ask(tab)
+    tab.wait(ANSWERED)
+    body = stub.posted("/v1/chat/completions")[0]["body"]
+    assert (body["model"], body["max_tokens"]) == ("base", 64)
+    assert "The model was named" in tab.text("#decision-reason")
+    assert "base, no adapter" in tab.text("#line")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"reason": "below_threshold", "domain": "general", "selections": []}, "No label reaches its threshold"),
+        ({"reason": "out_of_domain", "domain": "general", "selections": []}, "Like nothing the router has learnt"),
+        ({"reason": "unavailable", "detail": "hardware is down: connection refused"}, "cannot do so now"),
+    ],
+)
+def test_every_reason_is_a_sentence(open_page: OpenPage, stub: Stub, change: dict[str, Any], sentence: str) -> None:
+    stub.decision |= change
+    tab = open_page()
+    tab.click("#prompt")
+    tab.type(PROMPT)
+    tab.wait_text("#decision-reason", sentence)
+    assert tab.text("#decision-detail") == change.get("detail", "")
+
+
+def test_nobody_can_answer(open_page: OpenPage, stub: Stub) -> None:
+    stub.decision |= {"target": None, "reason": "unavailable"}
+    tab = open_page()
+    tab.click("#prompt")
+    tab.type(PROMPT)
+    tab.wait_text("#line", "nobody can answer")
+
+
+def test_an_example_fills_the_prompt(open_page: OpenPage) -> None:
+    tab = open_page()
+    tab.click("#examples button")
+    assert tab.run("document.querySelector('#prompt').value") == "How wide must a 3 A track be on 1 oz copper in KiCad?"
+    assert tab.focused() == "prompt"
+    tab.wait_text("#decision-reason", "reaches its threshold")
+
+
+def test_clearing_the_prompt_clears_the_decision(open_page: OpenPage) -> None:
+    tab = open_page()
+    tab.click("#prompt")
+    tab.type(PROMPT)
+    tab.wait("document.querySelector('.bar')")
+    tab.run("document.querySelector('#prompt').select()")
+    tab.type("")
+    tab.run("document.execCommand('delete')")
+    tab.wait("!document.querySelector('.bar')")
+    assert "appear here" in tab.text("#decision-reason")
+
+
+def test_reasoning_is_kept_apart(open_page: OpenPage, stub: Stub) -> None:
+    def event(**delta: str) -> bytes:
+        return b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n"
+
+    stub.pieces = []
+    stub.tail = [event(reasoning_content="First I think."), event(content="Then I say."), b"data: [DONE]\n\n"]
+    tab = open_page()
+    ask(tab)
+    tab.wait(ANSWERED)
+    assert tab.text("#answer-text") == "Then I say."
+    tab.click("#reasoning summary")
+    assert tab.text("#reasoning-text") == "First I think."
+
+
+EVENTS = """(async () => {
+  const { events } = await import("/sse.js");
+  const bytes = new TextEncoder().encode(%s);
+  const source = new ReadableStream({ start(controller) {
+    for (let i = 0; i < bytes.length; i += %d) controller.enqueue(bytes.slice(i, i + %d));
+    controller.close();
+  } });
+  const found = [];
+  for await (const data of events(source)) found.push(data);
+  return found;
+})()"""
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_events_are_read_from_any_pieces(open_page: OpenPage, newline: str, step: int) -> None:
+    lines = [": hello", "data: {\"é\": 1}", "", "data: two", "data:  lines", "", "event: x", "", "data:[DONE]", "", ""]
+    tab = open_page()
+    found = tab.run(EVENTS % (json.dumps(newline.join(lines)), step, step))
+    assert found == ['{"é": 1}', "two\n lines", "[DONE]"]
+
+
+def test_fences_become_code(open_page: OpenPage) -> None:
+    source = "a\n\n```py\nx = 1\n\n```\nb\n```\nopen"
+    tab = open_page()
+    found = tab.run(f"import('/answer.js').then(({{ blocks }}) => blocks({json.dumps(source)}))")
+    assert found == [
+        {"code": False, "language": "", "text": "a"},
+        {"code": True, "language": "py", "text": "x = 1\n"},
+        {"code": False, "language": "", "text": "b"},
+        {"code": True, "language": "", "text": "open"},
+    ]
