@@ -5,7 +5,7 @@ A request body may carry `x_test`, which the gateway passes through like any fie
     {"die_after": 3}                      stream three events, then kill this process's connection
     {"hold": "name"}                      wait for POST /control {"release": "name"} before the first byte
     {"hold_after": 2, "hold": "name"}     the same, after two events
-    {"chunks": 64}                        events of a stream
+    {"chunks": 64, "pause_s": 0.1}        events of a stream, and how long each is waited for
     {"raw": "base64…", "cut": 7}          stream these bytes, whatever they are
     {"cut": 7}                            write a stream in pieces of seven bytes
     {"size": 1000000}                     characters of content
@@ -116,6 +116,7 @@ class FakeSpecialist:
                     await response.write(b'data: {"half an ev')
                 request.transport.close()
                 return response
+            await asyncio.sleep(test.get("pause_s", 0.0))
             if test.get("hold_after") == number:
                 await self.gate(test["hold"]).wait()
             delta = {"role": "assistant", "content": f"{number}é "} if number == 0 else {"content": f"{number}é "}

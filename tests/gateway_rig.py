@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,17 @@ def http(
         request.add_header("content-type", "application/json")
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
-            return Reply(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read())
+            return Reply(answer.status, _headers(answer.headers), answer.read())
     except urllib.error.HTTPError as error:
         with error:
-            return Reply(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read())
+            return Reply(error.code, _headers(error.headers), error.read())
+
+
+def _headers(message: Message) -> dict[str, str]:
+    """Lower-case names; none may come twice."""
+    headers = {name.lower(): value for name, value in message.items()}
+    assert len(headers) == len(message.items()), message.items()
+    return headers
 
 
 @dataclass

@@ -137,6 +137,7 @@ def test_slow_readers_are_cut(rig: Rig) -> None:
         )
         client.sendall(head.encode() + body.encode())
         wait_until(lambda: events(rig, "slow_client") == before + 1, "the cut")
+        assert len(read_all(client)) < 40_000_000
     wait_until(lambda: rig.get("/v1/status", headers=KEY).json()["gateway"]["active"] == 0, "nothing left")
 
 

@@ -192,6 +192,11 @@ def test_a_stream_that_stalls_ends_with_an_error_event(impatient: Rig) -> None:
     assert "idle time-out" in error_of(reply)["message"]
 
 
+def test_a_slow_stream_is_no_stalled_one(impatient: Rig) -> None:
+    reply = impatient.chat("kicad", stream=True, x_test={"chunks": 5, "pause_s": 0.35})
+    assert SSEReader().feed(reply.body)[-1] == "[DONE]"
+
+
 def test_when_all_are_slow_it_is_a_504(impatient: Rig) -> None:
     reply = impatient.chat("kicad", x_test={"hold": "never"})
     assert reply.status == 504
@@ -286,6 +291,7 @@ def test_sigterm_lets_answers_end(tmp_path: Path) -> None:
             assert rig.gateway.child is not None
             rig.gateway.child.send_signal(signal.SIGTERM)
             wait_until(lambda: not listening(rig.gateway), "no new connections")
+            wait_until(lambda: "Waiting for connections" in rig.gateway.log.read_text(), "the patience")
             code.control(release="d")
             assert SSEReader().feed(running.result().body)[-1] == "[DONE]"
         assert rig.gateway.child.wait(10) == 0

@@ -83,6 +83,13 @@ def test_those_that_failed_this_request_are_not_tried_again() -> None:
     assert Fleet([first, second]).pick(BASE, tried=frozenset({first.key}))[0] is second
 
 
+def test_a_failed_one_gets_nothing_until_it_is_seen_again() -> None:
+    failed, other = endpoint("a"), endpoint("b", in_flight=9)
+    failed.failure("connection refused")
+    assert Fleet([failed, other]).pick(BASE)[0] is other
+    assert Fleet([failed]).pick(BASE) == (None, ["code is down: connection refused"])
+
+
 def test_a_reload_keeps_what_is_known() -> None:
     raw = {"specialist": [{"name": "code", "port": 9361, "replicas": ["http://mac2:9361/v1/"]}]}
     old = build_fleet(parse_config(raw, home=Path("/nowhere")))
