@@ -77,10 +77,12 @@ class BankedModel(nn.Module):
         self._bank = bank
 
     def __call__(self, inputs: mx.array, cache: list[Any] | None = None, **kwargs: Any) -> Any:
-        """inputs (B, L) token ids -> logits (B, L, vocabulary)."""
+        """inputs (B, L) token ids -> logits (B, L, vocabulary). ValueError unless the cache binds B rows."""
         if not cache or not isinstance(cache[-1], BindingCache):
             return self.model(inputs, cache=cache, **kwargs)
         binding: BindingCache = cache[-1]
+        if len(binding.rows) != inputs.shape[0]:
+            raise ValueError(f"{inputs.shape[0]} rows, but the prompt cache binds {len(binding.rows)}")
         stage = self._bank.stage
         stage.plan = self._bank.plan(binding)
         try:

@@ -346,6 +346,12 @@ def test_a_second_bank_takes_the_model_over(bases: dict[str, Path], adapter: Ada
     assert mx.array_equal(logits(second, second.acquire(second.load(files))), alone)
 
 
+def test_rows_and_bindings_must_agree(bases: dict[str, Path]) -> None:
+    bank = bank_of(bases["qwen3"])
+    with pytest.raises(ValueError, match="2 rows, but the prompt cache binds 1"):
+        bank.wrapped(mx.array([TOKENS, TOKENS]), cache=bank.wrapped.make_cache())
+
+
 def test_arguments_are_checked(bases: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="slots >= 2"):
         bank_of(bases["qwen3"], slots=1)
