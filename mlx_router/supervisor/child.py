@@ -173,6 +173,8 @@ class Child:
         pause_s = FIRST_LOOK_S
         while True:
             self.look = look = await self.prober.look()
+            if self._stopping:  # it does not listen while its last answers end
+                return ""
             now = time.monotonic()
             listened = listened or look.listens
             if look.healthy:
