@@ -80,6 +80,11 @@ class Driver:
     def reasoning(self, job_id: str) -> str:
         return "".join(event.reasoning for event in self.of(job_id) if isinstance(event, Delta))
 
+    def events_end(self, job_id: str) -> bool:
+        """Whether the job is over."""
+        events = self.of(job_id)
+        return bool(events) and isinstance(events[-1], Finished | Failed)
+
     def end(self, job_id: str) -> Finished | Failed:
         last = self.of(job_id)[-1]
         assert isinstance(last, Finished | Failed)

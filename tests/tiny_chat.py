@@ -160,6 +160,11 @@ def _save(path: Path, config: Mapping[str, Any], weights: dict[str, np.ndarray])
     path.mkdir(parents=True, exist_ok=True)
     save_file(weights, path / "model.safetensors", metadata={"format": "mlx"})
     (path / "config.json").write_text(json.dumps(config))
+    return save_tokenizer(path)
+
+
+def save_tokenizer(path: Path) -> Path:
+    """Add tokenizer and chat template to a model directory, whose vocabulary must have HIDDEN rows."""
     tokenizer().save(str(path / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,0 +1,280 @@
+"""The engine core, step by step: sampling, limits, fairness, caches, slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlx_router.errors import AdapterExists, ModelNotFound, SlotsBusy
+from mlx_router.lora.load import read_adapter
+from mlx_router.specialist.core import Limits
+from mlx_router.specialist.job import Delta, Failed, Sampling
+from mlx_router.specialist.loading import Base, load_base
+from tests import tiny_chat
+from tests.engine_driver import Driver, fresh
+from tests.tiny_models import save_model
+
+WEATHER: tuple[Any, ...] = ({"type": "function", "function": {"name": "get_weather", "parameters": {}}},)
+
+
+@pytest.fixture(scope="module", params=["qwen3", "qwen3_5_moe"])
+def random_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """A base whose every token depends on all before it; the second has recurrent states."""
+    path = tmp_path_factory.mktemp(request.param) / "base"
+    save_model(path, request.param, vocab_size=tiny_chat.HIDDEN)
+    return load_base(str(tiny_chat.save_tokenizer(path)), path, max_context=2048)
+
+
+def sampled(driver: Driver, job_id: str) -> list[bytes]:
+    return [token.raw for event in driver.of(job_id) if isinstance(event, Delta) for token in event.logprobs]
+
+
+def test_a_mixed_batch(driver: Driver) -> None:
+    driver.add("base")
+    driver.add("caller", "caller", tools=WEATHER)
+    driver.add("thinker", "thinker")
+    driver.add("endless", "endless", max_tokens=9)
+    driver.drain()
+    assert driver.text("base") == tiny_chat.ANSWER
+    assert driver.reason("caller") == "tool_calls"
+    assert (driver.reasoning("thinker"), driver.text("thinker")) == (" mmh", "ok")
+    assert driver.reason("endless") == "length"
+    assert driver.started("base").digest == "base"
+    assert driver.started("thinker").digest == read_adapter(driver.adapters / "thinker").digest
+
+
+def test_long_prompts_do_not_hold_up_short_ones(driver: Driver) -> None:
+    """Prompts of many chunks are on their way; a short one that comes later answers first."""
+    for index in range(12):
+        driver.add(f"long{index}", prompt=(7,) * 700, max_tokens=2)
+    driver.core.step()
+    driver.add("short", prompt=driver.prompt()[-12:])
+    for _ in range(25):
+        driver.core.step()
+    assert driver.reason("short") == "stop"
+    assert not any(driver.events_end(f"long{index}") for index in range(12))
+    driver.drain()
+
+
+def test_running_answers_go_on_while_prompts_are_read(driver: Driver) -> None:
+    """Decode steps are not fewer than prefill chunks, and every chunk is followed by time for decoding."""
+    driver.add("answer", "endless", max_tokens=400)
+    for _ in range(4):
+        driver.core.step()
+    before = len(driver.of("answer"))
+    driver.add("prompt", prompt=(7,) * 1600, max_tokens=1)
+    steps = 0
+    while not driver.events_end("prompt"):
+        driver.core.step()
+        steps += 1
+    assert len(driver.of("answer")) - before >= steps - 2
+    assert steps > 1600 // 16  # more steps than chunks: some were for the running answer alone
+
+
+def test_adapters_take_turns(driver: Driver) -> None:
+    """A burst for one adapter does not delay a request for another."""
+    driver.core._limits = Limits(max_rows=1, prefill_step=16)
+    for index in range(6):
+        driver.add(f"burst{index}", "endless", max_tokens=3)
+    driver.add("other", "thinker")
+    driver.drain()
+    order = [job_id for job_id, event in driver.events if event is driver.started(job_id)]
+    assert order.index("other") <= 1
+
+
+def test_the_same_answer_from_the_cache(random_base: Base) -> None:
+    """Conversations grow; states that are kept change nothing, and at least one token is always computed."""
+    turns = ["what is this", "and that?", "and now for something else entirely, at some length"]
+    limits = Limits(prefill_step=16, prompt_cache_bytes=2**26)
+    cached = Driver(fresh(random_base), Path(), limits=limits)
+    plain = Driver(fresh(random_base), Path(), limits=Limits(prefill_step=16, prompt_cache_bytes=0))
+    messages: list[Any] = []
+    for number, turn in enumerate(turns):
+        messages.append({"role": "user", "content": turn})
+        render = random_base.tokenizer.apply_chat_template
+        prompt = tuple(render(messages, add_generation_prompt=True))
+        history = tuple(render(messages, add_generation_prompt=False))
+        for driver in (cached, plain):
+            for again in range(2):
+                driver.add(
+                    f"{number}{again}",
+                    prompt=prompt,
+                    max_tokens=8,
+                    logprobs=1,
+                    text_state="raw",
+                    boundaries=() if random_base.states_can_be_cut else (len(history),),
+                )
+                driver.drain()
+        for again in range(2):
+            name = f"{number}{again}"
+            assert sampled(cached, name) == sampled(plain, name)
+            assert plain.started(name).cached_tokens == 0
+        if number:
+            assert cached.started(f"{number}0").cached_tokens > 8
+        assert 8 < cached.started(f"{number}1").cached_tokens <= len(prompt) - 1
+        messages.append({"role": "assistant", "content": "so it is"})
+
+
+def test_rows_are_independent(random_base: Base) -> None:
+    """Seeds, penalties and biases of a row give the same tokens alone and in company."""
+    samplings = {
+        "greedy": Sampling(),
+        "seeded": Sampling(temperature=1.0, seed=3),
+        "nucleus": Sampling(temperature=0.9, top_p=0.8, min_p=0.02, top_k=40, seed=4),
+        "repeat": Sampling(repetition_penalty=1.4, presence_penalty=0.5, frequency_penalty=0.3),
+        "biased": Sampling(logit_bias=((65, 100.0),)),
+        "other": Sampling(temperature=1.0, seed=5),
+    }
+    prompt = tuple(range(30, 55))
+
+    def run(names: list[str], company: int) -> dict[str, list[bytes]]:
+        driver = Driver(fresh(random_base), Path(), limits=Limits(prompt_cache_bytes=0))
+        for index in range(company):
+            driver.add(f"noise{index}", prompt=tuple(range(index + 3)), sampling=Sampling(temperature=1.5))
+        for name in names:
+            driver.add(name, prompt=prompt, sampling=samplings[name], logprobs=0, max_tokens=12, text_state="raw")
+        driver.drain()
+        return {name: sampled(driver, name) for name in names}
+
+    alone = {name: run([name], 0)[name] for name in samplings}
+    together = run(list(samplings), 3)
+    assert together == alone
+    assert alone["biased"] == [tiny_chat.tokenizer().id_to_token(65).encode()] * 12
+    assert alone["seeded"] != alone["other"]
+    assert len(set(alone["repeat"])) > len(set(alone["greedy"])) or alone["repeat"] != alone["greedy"]
+
+
+def test_top_logprobs(random_base: Base) -> None:
+    driver = Driver(fresh(random_base), Path())
+    driver.add("a", prompt=tuple(range(30, 40)), logprobs=20, max_tokens=4, text_state="raw")
+    driver.drain()
+    tokens = [token for event in driver.of("a") if isinstance(event, Delta) for token in event.logprobs]
+    for token in tokens:
+        values = [value for _, _, value in token.top]
+        assert values == sorted(values, reverse=True)
+        assert token.logprob == values[0]
+        assert np.exp(values).sum() <= 1.0001
+
+
+def test_install_replace_and_purge(revealing: Driver) -> None:
+    root = revealing.adapters
+    residents = revealing.core.residents
+    residents.install("x", read_adapter(root / "v1"), replace=False)
+    with pytest.raises(AdapterExists):
+        residents.install("x", read_adapter(root / "v2"), replace=False)
+    prompt = tuple(range(40))
+    revealing.add("one", "x", prompt=prompt, max_tokens=3)
+    revealing.drain()
+    old = revealing.started("one").digest
+    assert revealing.core.prompt_cache.digests() == {old}
+    revealing.add("running", "x", prompt=prompt, max_tokens=30, text_state="raw")
+    for _ in range(6):
+        revealing.core.step()
+    done = residents.install("x", read_adapter(root / "v2"), replace=True)
+    assert done.previous == old
+    assert revealing.core.prompt_cache.digests() == set()
+    revealing.add("two", "x", prompt=prompt, max_tokens=3, text_state="raw")
+    revealing.drain()
+    assert revealing.text("running") == "B" * 30
+    assert revealing.text("two") == "CCC"
+    assert revealing.started("two").cached_tokens == 0
+    assert revealing.core.prompt_cache.digests() == {done.digest}  # the old version's last row left nothing
+    assert revealing.bank.stats()["used"] == 1
+
+
+def test_a_swap_without_a_slot_changes_nothing(
+    make_driver: Callable[..., Driver], revealing_base: Base, revealing_path: Path
+) -> None:
+    driver = make_driver(revealing_base, revealing_path.parent, slots=1)
+    driver.add("running", "v1", max_tokens=30, text_state="raw")
+    for _ in range(4):
+        driver.core.step()
+    with pytest.raises(SlotsBusy):
+        driver.core.residents.install("v1", read_adapter(driver.adapters / "v2"), replace=True)
+    driver.add("after", "v1", max_tokens=3, text_state="raw")
+    driver.drain()
+    assert driver.text("after") == "BBB"
+
+
+def test_a_new_adapter_gets_a_slot_under_constant_load(
+    make_driver: Callable[..., Driver], revealing_base: Base, revealing_path: Path
+) -> None:
+    """Both slots are always in use by a stream of requests; a third adapter's turn still comes."""
+    driver = make_driver(revealing_base, revealing_path.parent, slots=2)
+    driver.add("wants", "v3", max_tokens=2, text_state="raw")
+    started = 0
+    driver.add("a0", "v1", max_tokens=9, text_state="raw")
+    driver.add("b0", "v2", max_tokens=9, text_state="raw")
+    while not driver.events_end("wants"):
+        started += 1
+        assert started < 200
+        driver.add(f"a{started}", "v1", max_tokens=9, text_state="raw")
+        driver.add(f"b{started}", "v2", max_tokens=9, text_state="raw")
+        driver.core.step()
+    assert driver.text("wants") == "DD"
+    driver.drain(5000)
+
+
+def test_all_slots_pinned_is_a_clear_refusal(
+    make_driver: Callable[..., Driver], revealing_base: Base, revealing_path: Path
+) -> None:
+    driver = make_driver(revealing_base, revealing_path.parent, slots=1)
+    driver.core.residents.install("v1", read_adapter(driver.adapters / "v1"), replace=False)
+    driver.core.residents.pin("v1", True)
+    driver.add("wants", "v2")
+    driver.drain()
+    end = driver.end("wants")
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, SlotsBusy)
+
+
+def test_files_that_were_read_too_early_are_read_again(revealing: Driver) -> None:
+    """An adapter is replaced and unloaded from its slot while its old files are being read."""
+    reading: list[str] = []
+    residents = revealing.core.residents
+    residents._fetch = reading.append
+    revealing.add("job", "x", max_tokens=2, text_state="raw")
+    revealing.core.step()
+    assert reading == ["x"]
+    residents.install("x", read_adapter(revealing.adapters / "v2"), replace=True)
+    version = revealing.bank.find("x")
+    assert version is not None
+    revealing.bank.retire(version)  # evicted
+    residents.arrived("x", read_adapter(revealing.adapters / "v1"))
+    revealing.core.step()
+    assert reading == ["x", "x"]
+    residents.arrived("x", read_adapter(revealing.adapters / "v2"))
+    revealing.drain()
+    assert revealing.text("job") == "CC"
+
+
+def test_unload_ends_what_waits_and_not_what_runs(revealing: Driver) -> None:
+    revealing.core._limits = Limits(max_rows=1, prefill_step=16)
+    revealing.add("runs", "v1", max_tokens=6, text_state="raw")
+    revealing.core.step()
+    revealing.add("waits", "v1")
+    revealing.core.residents.unload("v1")
+    revealing.drain()
+    assert revealing.text("runs") == "BBBBBB"
+    end = revealing.end("waits")
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, ModelNotFound)
+    assert revealing.bank.stats()["used"] == 0
+
+
+def test_cancel_within_one_step(driver: Driver) -> None:
+    driver.add("runs", "endless", max_tokens=1000)
+    driver.add("stays", "endless", max_tokens=20)
+    for _ in range(5):
+        driver.core.step()
+    driver.core.cancel("runs")
+    seen = len(driver.of("runs"))
+    assert len(driver.core._batch) == 1
+    driver.drain()
+    assert len(driver.of("runs")) == seen
+    assert driver.text("stays") == "loopfirst" * 10
+    assert driver.core.snapshot().counters.cancelled == 1

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlx_router.errors import ContextLengthExceeded, InvalidRequest
+from mlx_router.protocol.requests import ChatRequest, CompletionRequest, parse_body
+from mlx_router.specialist.loading import Base
+from mlx_router.specialist.prompts import Prompts
+from tests import tiny_chat
+
+HI: list[Any] = [{"role": "user", "content": "hi"}]
+TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+
+
+@pytest.fixture(scope="module")
+def prompts(scripted_base: Base) -> Prompts:
+    return Prompts(scripted_base, default_max_tokens=100, timeout_s=5.0)
+
+
+def chat(**changes: Any) -> ChatRequest:
+    return parse_body(ChatRequest, json.dumps({"model": "base", "messages": HI, **changes}).encode())
+
+
+def text(tokens: tuple[int, ...]) -> str:
+    return str(tiny_chat.tokenizer().decode(list(tokens), skip_special_tokens=False))
+
+
+def test_chat(prompts: Prompts) -> None:
+    rendered = prompts.chat(chat(messages=[{"role": "developer", "content": "be brief"}, *HI]))
+    assert text(rendered.tokens) == (
+        "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert rendered.text_state == "normal"
+    assert rendered.boundaries == ()
+
+
+def test_parts_and_tool_calls_become_plain(prompts: Prompts) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "é"}'}}
+    rendered = prompts.chat(
+        chat(
+            messages=[
+                {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "content": "done", "tool_call_id": "1"},
+            ]
+        )
+    )
+    assert "user\nab<" in text(rendered.tokens)
+    assert '<tool_call>f{"a": "é"}</tool_call>' in text(rendered.tokens)
+    with pytest.raises(InvalidRequest, match="not JSON"):
+        prompts.chat(chat(messages=[{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}]))
+
+
+def test_tools(prompts: Prompts) -> None:
+    other = {"type": "function", "function": {"name": "other"}}
+    assert "get_weather" in text(prompts.chat(chat(tools=[TOOL])).tokens)
+    assert prompts.chat(chat(tools=[TOOL], tool_choice="none")).tools == ()
+    named = prompts.chat(chat(tools=[TOOL, other], tool_choice={"type": "function", "function": {"name": "other"}}))
+    assert [tool["function"]["name"] for tool in named.tools] == ["other"]
+
+
+def test_what_the_template_refuses(prompts: Prompts) -> None:
+    with pytest.raises(InvalidRequest, match="unknown role"):
+        prompts.chat(chat(messages=[{"role": "function", "content": "x"}]))
+    with pytest.raises(InvalidRequest, match="tokenize"):
+        prompts.chat(chat(chat_template_kwargs={"tokenize": False}))
+
+
+def test_a_template_that_opens_the_reasoning(prompts: Prompts) -> None:
+    assert prompts._text_state([1, tiny_chat.token("<think>"), 2]) == "reasoning"
+    assert prompts._text_state([tiny_chat.token("<think>"), tiny_chat.token("</think>")]) == "normal"
+
+
+def test_boundaries_where_states_cannot_be_cut(scripted_base: Base) -> None:
+    prompts = Prompts(replace(scripted_base, states_can_be_cut=False), default_max_tokens=100, timeout_s=5.0)
+    system = {"role": "system", "content": "be brief"}
+    first = prompts.chat(chat(messages=[system, *HI]))
+    second = prompts.chat(
+        chat(messages=[system, *HI, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "and?"}])
+    )
+    assert len(first.boundaries) == 2
+    for cut in first.boundaries:
+        assert first.tokens[:cut] == second.tokens[:cut]  # what is kept serves the next turn
+
+
+def jobs(prompts: Prompts, request: ChatRequest, limit: int | None, count: int = 1) -> list[Any]:
+    prepared = prompts.chat(request)
+    ids = [str(index) for index in range(count)]
+    return prompts.jobs(prepared, request, ids=ids, adapter=None, limit=limit, logprobs=None)
+
+
+def test_limits(prompts: Prompts) -> None:
+    used = len(prompts.chat(chat()).tokens)
+    assert jobs(prompts, chat(), None)[0].max_tokens == 100
+    assert jobs(prompts, chat(), 2048 - used)[0].max_tokens == 2048 - used
+    with pytest.raises(ContextLengthExceeded) as caught:
+        jobs(prompts, chat(), 2049 - used)
+    for number in (2048, used, 2049 - used, 2049):
+        assert str(number) in caught.value.message
+    with pytest.raises(ContextLengthExceeded) as caught:
+        jobs(prompts, chat(messages=[{"role": "user", "content": "y " * 3000}]), None)
+    assert caught.value.param == "messages"
+
+
+def test_sampling(scripted_base: Base, prompts: Prompts) -> None:
+    assert jobs(prompts, chat(), 5)[0].sampling.temperature == 0.0
+    seeded = jobs(prompts, chat(seed=7, temperature=1.0, top_k=-1), 5, count=3)
+    assert [job.sampling.seed for job in seeded] == [7, 8, 9]
+    assert seeded[0].sampling.top_k == 0
+    with pytest.raises(InvalidRequest, match="400"):
+        jobs(prompts, chat(logit_bias={"400": 1}), 5)
+    recommended = Prompts(
+        replace(scripted_base, defaults={"temperature": 0.6, "top_k": 20.0}), default_max_tokens=9, timeout_s=1.0
+    )
+    assert jobs(recommended, chat(), 5)[0].sampling.temperature == 0.6
+    assert jobs(recommended, chat(), 5)[0].sampling.top_k == 20
+    assert jobs(recommended, chat(temperature=0), 5)[0].sampling.temperature == 0.0
+
+
+def test_completions(prompts: Prompts) -> None:
+    def prepare(prompt: Any) -> list[Any]:
+        raw = json.dumps({"model": "base", "prompt": prompt}).encode()
+        return prompts.completion(parse_body(CompletionRequest, raw))
+
+    assert text(prepare("héllo")[0].tokens) == "héllo"
+    assert [item.tokens for item in prepare([[1, 2], [3]])] == [(1, 2), (3,)]
+    assert prepare("x")[0].text_state == "raw"
+    for bad in ([384], [-1]):
+        with pytest.raises(InvalidRequest, match="not in"):
+            prepare(bad)
