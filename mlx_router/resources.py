@@ -1,4 +1,4 @@
-"""Files that travel with the package: the corpus and the adapter manifests.
+"""Files that travel with the package: the corpus, the adapter manifests, and the texts of the embedded demo.
 
 A wheel carries them under `mlx_router/_data`; a checkout has them at its root.
 """
@@ -21,3 +21,15 @@ def adapters_dir() -> Path:
     """The folder of `<name>/adapter.toml` manifests."""
     packaged = _PACKAGE / "_data" / "adapters"
     return packaged if packaged.is_dir() else _CHECKOUT / "adapters"
+
+
+def specialists_dir() -> Path:
+    """The folder of `<adapter>/{train,valid}.jsonl` files that `adapter train` and `adapter check` read by default."""
+    packaged = _PACKAGE / "_data" / "specialists"
+    return packaged if packaged.is_dir() else _CHECKOUT / "data" / "specialists"
+
+
+def demo_dir() -> Path:
+    """The folder of texts that the embedded base is trained on."""
+    packaged = _PACKAGE / "_data" / "demo"
+    return packaged if packaged.is_dir() else _CHECKOUT / "data" / "demo"
