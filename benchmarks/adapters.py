@@ -32,7 +32,7 @@ from mlx_router.compute import BLAS, mx, nn
 
 # isort: split
 import mlx_lm
-from mlx_lm.generate import BatchGenerator, generation_stream
+from mlx_lm.generate import BatchGenerator
 from mlx_lm.utils import load_adapters, load_model
 
 from mlx_router.lora.bank import AdapterBank
@@ -205,7 +205,7 @@ class Traffic:
             for seed in range(self.ROWS)
         ]
         self.plain = open_model(self.base)
-        self.bank = AdapterBank(open_model(self.base), slots=33, streams=[generation_stream])
+        self.bank = AdapterBank(open_model(self.base), slots=33)
         self.versions: list[AdapterVersion | None] = [self.bank.load(read_adapter(path)) for path in self.paths]
         mx.random.seed(3)
         self.prompts: Any = mx.random.randint(0, SHAPE_90M["vocab_size"], (self.ROWS, prompt_tokens)).tolist()

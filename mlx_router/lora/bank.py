@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +84,7 @@ class BankedModel(nn.Module):
         if len(binding.rows) != inputs.shape[0]:
             raise ValueError(f"{inputs.shape[0]} rows, but the prompt cache binds {len(binding.rows)}")
         stage = self._bank.stage
-        stage.plan = self._bank.plan(binding)
+        stage.plan, stage.stream = self._bank.plan(binding), mx.default_stream(mx.default_device())
         try:
             return self.model(inputs, cache=cache[:-1], **kwargs)
         finally:
@@ -104,8 +104,6 @@ class AdapterBank:
 
     `slots` counts the base (slot 0); `expert_slots` is the most that the pool for adapters of routed experts
     may have, fewer if `budget_bytes` allows no more. `dtype` defaults to `bank_dtype(model)`.
-    `streams` are those that calls of `wrapped` run on, besides the default one: they are drained before
-    weights are written.
     """
 
     def __init__(
@@ -117,7 +115,6 @@ class AdapterBank:
         budget_bytes: int = 4 * 2**30,
         expert_slots: int = 4,
         dtype: mx.Dtype | None = None,
-        streams: Iterable[Any] = (),
     ) -> None:
         if slots < 2 or max_rank < 1 or expert_slots < 0 or budget_bytes < 0:
             raise ValueError("slots >= 2, max_rank >= 1, expert_slots >= 0 and budget_bytes >= 0 are needed")
@@ -133,7 +130,6 @@ class AdapterBank:
             budget_bytes=budget_bytes,
             expert_slots=expert_slots,
             dtype=dtype or bank_dtype(model),
-            streams=tuple(streams),
         )
         self.wrapped = BankedModel(self, model)
         self.loads = self.evictions = 0

@@ -19,10 +19,11 @@ from mlx_router.lora.tensors import Array
 class Stage:
     """Where the layers of one model find the plan of the call that is being traced."""
 
-    __slots__ = ("plan",)
+    __slots__ = ("plan", "stream")
 
     def __init__(self) -> None:
         self.plan = IDLE
+        self.stream: mx.Stream | None = None  # that the last call ran on
 
 
 @partial(mx.compile, shapeless=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from mlx_router.compute import mx, nn
 from mlx_router.errors import AdapterTooLarge
@@ -28,12 +27,11 @@ class LayerStore:
         budget_bytes: int,
         expert_slots: int,
         dtype: mx.Dtype,
-        streams: tuple[Any, ...],
     ) -> None:
         self.modules = named_modules(model)
         self._targets = targets
         self.stage, self.slots, self.max_rank = stage, slots, max_rank
-        self.budget_bytes, self.dtype, self.streams = budget_bytes, dtype, streams
+        self.budget_bytes, self.dtype = budget_bytes, dtype
         self.bytes = 0
         self.banks: dict[str, SlotBank | ExpertBank] = {}
         self._routes: dict[str, Route] = {}  # by the path of the switch parent
@@ -113,8 +111,8 @@ class LayerStore:
     def _quiesce(self) -> None:
         """Wait for steps in flight: none may read a slot while it changes hands."""
         mx.synchronize()
-        for stream in self.streams:
-            mx.synchronize(stream)
+        if self.stage.stream is not None:
+            mx.synchronize(self.stage.stream)
 
     def _dense_bytes(self, target: Target) -> int:
         return SlotBank.bytes_needed(target.inputs, target.outputs, self.slots, self.max_rank, self.dtype)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mlx_lm.generate import BatchGenerator, generate_step, generation_stream
+from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load
 
@@ -156,7 +156,7 @@ def distance(case: Case, rows: list[Row]) -> dict[int, float]:
 
 
 def make_bank(case: Case) -> tuple[AdapterBank, list[AdapterVersion | None]]:
-    bank = AdapterBank(open_model(case.base), slots=4, streams=[generation_stream])
+    bank = AdapterBank(open_model(case.base), slots=4)
     return bank, [None, *(bank.load(read_adapter(path)) for path in case.adapters)]
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from mlx_lm.generate import BatchGenerator, generate_step, generation_stream
+from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.utils import load_adapters
 
 from mlx_router.compute import mx, nn
@@ -89,7 +89,7 @@ class Interleavings(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bank = AdapterBank(self.world.model, slots=4, max_rank=8, streams=[generation_stream])
+        self.bank = AdapterBank(self.world.model, slots=4, max_rank=8)
         self.generator = BatchGenerator(
             self.bank.wrapped,
             max_tokens=NEW_TOKENS,
