@@ -162,6 +162,24 @@ def test_slots_that_change_hands_leave_nothing_behind(bases: dict[str, Path], ad
     assert mx.array_equal(ours, logits(fresh, fresh.acquire(alone), fresh.acquire(None)))
 
 
+def test_swaps_cost_no_memory(bases: dict[str, Path], adapter: Adapter) -> None:
+    """500 swaps while a row is being decoded: mlx holds what it held after the first."""
+    bank = bank_of(bases["qwen3"])
+    lease = bank.acquire(bank.load(adapter("busy")))
+    cache = [column.merge([column]) for column in bank.make_cache(lease)]
+    token = bank.wrapped(mx.array([TOKENS]), cache=cache)[:, -1:].argmax(-1)
+    sizes = []
+    for turn in range(500):
+        bank.load(adapter("sql", strength=0.3 + turn % 2), name="sql")
+        if turn % 10 == 0:
+            token = bank.wrapped(token, cache=cache)[:, -1:].argmax(-1)
+            mx.async_eval(token)  # in flight during the next swaps
+        sizes.append(mx.get_active_memory())
+    mx.eval(token)
+    assert bank.stats()["used"] == 2
+    assert max(sizes[250:]) <= 1.05 * max(sizes[:20])
+
+
 def test_budget_is_computed_before_allocation(bases: dict[str, Path], adapter: Adapter) -> None:
     # two layers of q (64 -> 128) and v (64 -> 64), 4 slots of rank 8, float32
     need = 2 * ((64 + 128) + (64 + 64)) * 8 * 4 * 4
