@@ -15,7 +15,11 @@ from mlx_router.protocol.requests import ChatRequest, CompletionRequest, Message
 from mlx_router.specialist.job import Job, Sampling, TextState
 from mlx_router.specialist.loading import Base
 
-RESERVED = frozenset({"messages", "conversation", "tools", "tokenize", "add_generation_prompt", "return_dict"})
+RESERVED = frozenset(  # arguments of the tokenizer itself, among them a template of the client's own
+    """add_generation_prompt chat_template continue_final_message conversation documents kwargs max_length messages
+    padding processor_kwargs return_assistant_tokens_mask return_dict return_tensors tokenize tokenizer_kwargs tools
+    truncation""".split()
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +52,7 @@ class Prompts:
             raise InvalidRequest("the base model has no chat template; /v1/completions takes plain prompts")
         messages = [_plain(index, message) for index, message in enumerate(request.messages)]
         tools = _tools(request)
-        options = dict(request.chat_template_kwargs or {})
-        if reserved := sorted(RESERVED & options.keys()):
-            raise InvalidRequest(f"{', '.join(reserved)} cannot be set here", param="chat_template_kwargs")
+        options = _options(request.chat_template_kwargs or {})
         tokens = self._render(messages, tools, options, add_generation_prompt=True)
         return Prepared(
             tokens=tuple(tokens),
@@ -128,10 +130,14 @@ class Prompts:
             tokens = self._tokenizer.apply_chat_template(
                 messages, tools=tools or None, add_generation_prompt=add_generation_prompt, **options
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except TemplateError as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise InvalidRequest(
                 f"the chat template refuses the messages: {reason[0][:300]}", param="messages"
+            ) from error
+        except Exception as error:  # a template meets what its author did not think of
+            raise InvalidRequest(
+                f"the chat template fails on the messages ({type(error).__name__})", param="messages"
             ) from error
         if not tokens:
             raise InvalidRequest("the chat template makes no tokens of the messages", param="messages")
@@ -218,6 +224,16 @@ def _plain(index: int, message: Message) -> dict[str, Any]:
                         f"messages[{index}].tool_calls: arguments are not JSON", param="messages"
                     ) from None
     return plain
+
+
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Switches of the template, such as enable_thinking."""
+    if reserved := sorted(RESERVED & options.keys()):
+        raise InvalidRequest(f"{', '.join(reserved)} cannot be set here", param="chat_template_kwargs")
+    for name, value in options.items():
+        if not name.isidentifier() or not isinstance(value, bool | int | float | str | None):
+            raise InvalidRequest(f"{name[:50]!r} is not a plain switch", param="chat_template_kwargs")
+    return dict(options)
 
 
 def _tools(request: ChatRequest) -> list[dict[str, Any]]:

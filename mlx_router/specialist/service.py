@@ -12,7 +12,14 @@ from typing import Any, TypeVar
 import psutil
 
 from mlx_router.config import Config, SecurityConfig, SpecialistConfig
-from mlx_router.errors import ConfigError, EngineUnavailable, RouterError
+from mlx_router.errors import (
+    AdapterError,
+    AdapterNotFound,
+    AdapterQuarantined,
+    ConfigError,
+    EngineUnavailable,
+    RouterError,
+)
 from mlx_router.lora.bank import AdapterBank
 from mlx_router.lora.load import AdapterFiles
 from mlx_router.lora.validate import match
@@ -50,7 +57,7 @@ class Specialist:
         self.catalog = Catalog([settings.base], known, roots=roots, locate=locate)
         self.engine = Engine(
             load=self._load,
-            read=self.catalog.read,
+            read=self._read_for_jobs,
             limits=Limits(
                 max_rows=settings.max_batch,
                 prefill_rows=min(8, settings.max_batch),
@@ -78,6 +85,31 @@ class Specialist:
             budget_bytes=settings.bank_bytes,
         )
         return base, bank
+
+    def _read_for_jobs(self, name: str) -> AdapterFiles:
+        """The files of an adapter that requests wait for. Files that cannot be used take no more traffic.
+
+        Clients learn that, and not where the files lie; the reason is in the log and in /v1/adapters.
+        """
+        try:
+            files = self.catalog.read(name)
+            self._check_fit(files)
+        except AdapterNotFound as error:
+            log.warning("adapter=%s reason=%r", name, error.message)
+            raise AdapterNotFound(f"no weights of adapter {name!r} are here", param="model") from error
+        except AdapterQuarantined:
+            raise
+        except AdapterError as error:
+            log.error("adapter=%s quarantined=yes reason=%r", name, error.message)
+            self.catalog.quarantine(name, error.message)
+            raise AdapterQuarantined(f"adapter {name!r} cannot be used ({error.code})", param="model") from error
+        return files
+
+    def _check_fit(self, files: AdapterFiles) -> None:
+        """Refuse files that do not fit the base before the model thread is asked, which has better things to do."""
+        core = self.engine.core
+        if core is not None:
+            match(files, core.bank.targets, core.bank.max_rank)
 
     def _pin_configured(self, core: EngineCore) -> None:
         for name in self.catalog.pinned():
@@ -124,9 +156,7 @@ class Specialist:
             )
             read_ms = _ms(began)
             checking = time.perf_counter()
-            core = self.engine.core
-            if core is not None:  # before the model thread is asked: it would only say the same, and decode less
-                match(files, core.bank.targets, core.bank.max_rank)
+            self._check_fit(files)
             check_ms = _ms(checking)
             installed, bank_ms = await self.engine.call(lambda core: self._install(core, name, files, replace=replace))
             total_s = time.perf_counter() - began

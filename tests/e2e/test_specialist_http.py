@@ -160,6 +160,27 @@ def test_an_evicted_adapter_comes_back_on_demand(small: SpecialistProcess, root:
     assert answer["choices"][0]["message"]["content"] == "ok"
 
 
+def test_files_that_went_bad_take_no_traffic(small: SpecialistProcess, root: Path) -> None:
+    folder = tiny_chat.save_starter(root / "rots", "<think>")
+    small.load("rots", folder)
+    weights = (folder / "adapters.safetensors").read_bytes()
+    (folder / "adapters.safetensors").write_bytes(weights[:-4] + b"\xff\xff\xff\x7f")
+    for name in ("endless", "caller", "thinker"):  # it is evicted
+        assert small.post(CHAT, {"model": name, "messages": HI, "max_tokens": 2})[0] == 200
+    status, body = small.post(CHAT, {"model": "rots", "messages": HI})
+    assert status == 409, body
+    assert_envelope(body, "adapter_quarantined")
+    assert str(root) not in body["error"]["message"]
+    entry = next(item for item in small.get("/v1/adapters")[1]["data"] if item["id"] == "rots")
+    assert entry["state"] == "quarantined"
+    assert "NaN" in entry["reason"] or "sha256" in entry["reason"]
+    assert small.post(CHAT, {"model": "rots", "messages": HI})[0] == 409
+    (folder / "adapters.safetensors").write_bytes(weights)
+    small.load("rots", folder)
+    assert small.post(CHAT, {"model": "rots", "messages": HI})[1]["choices"][0]["message"]["content"] == "ok"
+    small.post("/v1/unload_lora_adapter", {"lora_name": "rots"})
+
+
 def test_unload_and_pin(small: SpecialistProcess, root: Path) -> None:
     small.load("passing", root / "thinker")
     assert small.post("/v1/load_lora_adapter", {"lora_name": "passing", "lora_path": str(root / "caller")})[0] == 409

@@ -66,8 +66,11 @@ def test_tools(prompts: Prompts) -> None:
 def test_what_the_template_refuses(prompts: Prompts) -> None:
     with pytest.raises(InvalidRequest, match="unknown role"):
         prompts.chat(chat(messages=[{"role": "function", "content": "x"}]))
-    with pytest.raises(InvalidRequest, match="tokenize"):
-        prompts.chat(chat(chat_template_kwargs={"tokenize": False}))
+    for options in ({"tokenize": False}, {"chat_template": "{{ 1 }}"}, {"x": [1]}, {"a b": 1}):
+        with pytest.raises(InvalidRequest) as caught:
+            prompts.chat(chat(chat_template_kwargs=options))
+        assert caught.value.param == "chat_template_kwargs"
+    assert prompts.chat(chat(chat_template_kwargs={"enable_thinking": False})).tokens
 
 
 def test_a_template_that_opens_the_reasoning(prompts: Prompts) -> None:
