@@ -26,6 +26,7 @@ class Meta:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     out_of_domain: float = 0.05
     fallback: str = "general"
+    lexical_weight: float = 0.0  # of lexical.safetensors; 0 where there is none
     encoder: Mapping[str, Any] = field(default_factory=dict)  # kind, sha256, runtime it was trained through
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Meta:
             "thresholds": dict(self.thresholds),
             "out_of_domain": self.out_of_domain,
             "fallback": self.fallback,
+            "lexical_weight": self.lexical_weight,
             "encoder": dict(self.encoder),
             "training": dict(self.training),
             "metrics": dict(self.metrics),
@@ -64,7 +66,16 @@ def read_meta(folder: Path) -> Meta:
         problems = _inconsistencies(raw, mapping)
     if problems:
         raise VersionCorrupt.from_problems(f"{folder} is not a router version", problems)
-    ours = ("calibration", "thresholds", "out_of_domain", "fallback", "encoder", "training", "metrics")
+    ours = (
+        "calibration",
+        "thresholds",
+        "out_of_domain",
+        "fallback",
+        "lexical_weight",
+        "encoder",
+        "training",
+        "metrics",
+    )
     return Meta(
         embedding_model=raw["embedding_model"],
         embedding_dim=raw["embedding_dim"],

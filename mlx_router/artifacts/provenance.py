@@ -83,7 +83,7 @@ def build_record(folder: Path, version: str, run: TrainingRun, previous: str | N
             "counts": run.counts,
             "split": f"80/10/10, stratified by label, near-duplicates kept together, seed {run.recipe['seed']}",
             "leakage_check": {
-                "method": "character 4-gram cosine >= 0.7 or embedding cosine >= 0.95 between splits",
+                "method": "embedding cosine >= 0.95, or >= 0.7 with a character 4-gram Jaccard >= 0.55",
                 "pairs_across_splits": run.leaks,
             },
             "language_mix": "French and English, with small amounts of German, Italian and Spanish",

@@ -35,13 +35,13 @@ class _Builder:
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def node(self, op: str, inputs: list[str], name: str, *, domain: str = "", **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], name: str, *, domain: str = "", **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes))
         return name
 
 
 def build_graph(tensors: Tensors) -> onnx.ModelProto:
-    """Graph of: embedded (B, T, 384) float32 before LayerNorm, mask (B, T) float32, lengths (B,) int32 -> pooled (B, 384)."""
+    """Embedded tokens (B, T, 384) before LayerNorm, mask (B, T), lengths (B,) int32 -> pooled (B, 384)."""
     build = _Builder(tensors)
     x = build.node(
         "LayerNormalization",

@@ -46,9 +46,9 @@ def _serialized(model: Path) -> bytes:
     from mlx_router.encoder.onnx_graph import build_graph
 
     with safe_open(model, framework="np") as file:
-        return build_graph(
-            {key: file.get_tensor(key) for key in file.keys() if "word_embeddings" not in key}
-        ).SerializeToString()
+        names = [name for name in file.keys() if "word_embeddings" not in name]  # noqa: SIM118  not a dict
+        graph: bytes = build_graph({name: file.get_tensor(name) for name in names}).SerializeToString()
+    return graph
 
 
 def _cached_graph(files: EncoderFiles, cache: Path) -> str:

@@ -1,8 +1,8 @@
 """Logits to probabilities that mean what they say, label by label.
 
-Temperature cannot calibrate the largest of many sigmoids: it moves all labels alike, while the error differs from
-label to label. Each label gets its own slope and offset (Platt), held near those fitted on all labels together,
-because one label has only a few dozen validation rows.
+Two steps. A shared temperature turns the logits of a prompt into a distribution, because labels compete for it; then
+each label gets its own slope and offset (Platt) on its log-odds, because one label's 0.7 is not another's. The second
+step is held near the fit of all labels together: one label has only a few dozen validation rows.
 """
 
 from __future__ import annotations
@@ -16,18 +16,23 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 _PRIOR_ROWS = 40.0  # strength of the shared fit, in validation rows
 _STEPS = 60
+_ROUND = 6
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """p = sigmoid(slope * logit + offset), (C,) each."""
+    """p = sigmoid(slope * u + offset), (C,) each; u are log-odds of softmax(logits / temperature).
+
+    Without a temperature, u are the logits themselves: the plain multi-label sigmoid of the original system.
+    """
 
     slope: npt.NDArray[np.float64]
     offset: npt.NDArray[np.float64]
+    temperature: float | None = None
 
     def __call__(self, logits: FloatArray) -> npt.NDArray[np.float64]:
         """(B, C) logits -> (B, C) calibrated probabilities."""
-        return _sigmoid(logits * self.slope + self.offset)
+        return _sigmoid(log_odds(logits, self.temperature) * self.slope + self.offset)
 
     @classmethod
     def identity(cls, classes: int) -> Calibration:
@@ -37,33 +42,48 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """For meta.json."""
         return {
-            "method": "platt per label, shrunk to the shared fit",
-            "slope": [round(float(value), 6) for value in self.slope],
-            "offset": [round(float(value), 6) for value in self.offset],
+            "method": "shared temperature, then Platt per label shrunk to the shared fit",
+            "temperature": self.temperature,
+            "slope": [round(float(value), _ROUND) for value in self.slope],
+            "offset": [round(float(value), _ROUND) for value in self.offset],
         }
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Calibration:
         """From meta.json."""
-        return cls(np.array(raw["slope"], dtype=np.float64), np.array(raw["offset"], dtype=np.float64))
+        slope, offset = (np.array(raw[key], dtype=np.float64) for key in ("slope", "offset"))
+        return cls(slope, offset, raw.get("temperature"))
 
 
-def fit_calibration(logits: FloatArray, targets: npt.NDArray[np.bool_]) -> Calibration:
+def log_odds(logits: FloatArray, temperature: float | None) -> npt.NDArray[np.float64]:
+    """(B, C) logits -> (B, C) log-odds of their softmax at a temperature; the logits where it is None."""
+    z = logits.astype(np.float64)
+    if temperature is None:
+        return z
+    z = z / temperature
+    z = z - z.max(axis=1, keepdims=True)
+    share = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    share = np.clip(share, 1e-7, 1 - 1e-7)
+    odds: npt.NDArray[np.float64] = np.log(share) - np.log1p(-share)
+    return odds
+
+
+def fit_calibration(logits: FloatArray, targets: npt.NDArray[np.bool_], temperature: float) -> Calibration:
     """Fit on validation rows only: (N, C) logits, (N, C) truth."""
-    shared = _platt(logits.reshape(-1), targets.reshape(-1), prior=(1.0, 0.0), strength=1.0)
-    strength = _PRIOR_ROWS
-    fits = [_platt(logits[:, c], targets[:, c], prior=shared, strength=strength) for c in range(logits.shape[1])]
-    return Calibration(np.array([fit[0] for fit in fits]), np.array([fit[1] for fit in fits]))
+    u = log_odds(logits, temperature)
+    shared = _platt(u.reshape(-1), targets.reshape(-1), prior=(1.0, 0.0), strength=1.0)
+    fits = [_platt(u[:, c], targets[:, c], prior=shared, strength=_PRIOR_ROWS) for c in range(u.shape[1])]
+    slope, offset = (np.round(np.array(values), _ROUND) for values in zip(*fits, strict=True))
+    return Calibration(slope, offset, temperature)
 
 
 def _platt(
-    logits: FloatArray, targets: npt.NDArray[np.bool_], *, prior: tuple[float, float], strength: float
+    x: npt.NDArray[np.float64], targets: npt.NDArray[np.bool_], *, prior: tuple[float, float], strength: float
 ) -> tuple[float, float]:
     """Logistic fit of one slope and offset by Newton's method, with a Gaussian prior around `prior`.
 
     Source: Platt 1999, Probabilistic Outputs for Support Vector Machines, with the prior of a hierarchical model.
     """
-    x = logits.astype(np.float64)
     y = targets.astype(np.float64)
     w = np.array(prior, dtype=np.float64)
     design = np.stack([x, np.ones_like(x)], axis=1)

@@ -1,38 +1,44 @@
-"""Prompt in, calibrated scores out: one encoder, one head, one calibration."""
+"""Prompt in, calibrated scores out: encoder and head for the meaning, n-grams for the words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from mlx_router.encoder.encoder import Encoder
 from mlx_router.head.calibration import Calibration
+from mlx_router.head.lexical import Lexical
 from mlx_router.head.weights import HeadWeights
+
+FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """What a router version holds, ready to run."""
+    """What a router version holds, ready to run on the encoder's runtime."""
 
     encoder: Encoder
     head: HeadWeights
     calibration: Calibration
     labels: tuple[str, ...]
+    lexical: Lexical | None = None  # checkpoints of the original system have none
+    lexical_weight: float = 0.0
+    _forward: Callable[[FloatArray], FloatArray] = field(init=False)
 
-    def scores(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """(B, 384) embeddings -> (B, C) calibrated probabilities."""
-        return self.calibration(self._logits(embeddings))
+    def __post_init__(self) -> None:
+        forward: Callable[[FloatArray], FloatArray] = self.head.logits
+        if self.encoder.runtime.name == "mlx":
+            from mlx_router.head import mlp
+
+            forward = mlp.forward(self.head)
+        object.__setattr__(self, "_forward", forward)
 
     def classify(self, prompts: Sequence[str]) -> npt.NDArray[np.float64]:
         """n prompts -> (n, C) calibrated probabilities."""
-        return self.scores(self.encoder.encode(prompts))
-
-    def _logits(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        if self.encoder.runtime.name != "mlx":
-            return self.head.logits(embeddings)
-        from mlx_router.head.mlp import forward
-
-        return forward(self.head)(embeddings)
+        logits = self._forward(self.encoder.encode(prompts))
+        if self.lexical is not None:
+            logits = logits + self.lexical_weight * self.lexical.scores(prompts)
+        return self.calibration(logits)

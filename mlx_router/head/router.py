@@ -20,6 +20,7 @@ from mlx_router.files import sha256_file
 from mlx_router.head.calibration import Calibration
 from mlx_router.head.classifier import Classifier
 from mlx_router.head.decision import Decision, Thresholds, decide
+from mlx_router.head.lexical import LEXICAL_FILE, load_lexical
 from mlx_router.head.weights import load_head
 
 CACHE_ENTRIES = 4096
@@ -72,7 +73,10 @@ class Router:
             if meta.calibration is not None
             else Calibration.identity(len(meta.domains))
         )
-        classifier = Classifier(encoder_of(folder, home, encoder), head, calibration, meta.domains)
+        lexical = load_lexical(folder / LEXICAL_FILE, len(meta.domains)) if meta.lexical_weight else None
+        classifier = Classifier(
+            encoder_of(folder, home, encoder), head, calibration, meta.domains, lexical, meta.lexical_weight
+        )
         return cls(classifier, meta, version, notice)
 
     @property

@@ -24,7 +24,7 @@ class Dataset:
     rows: tuple[Row, ...]
     labels: tuple[str, ...]
     x: npt.NDArray[np.float32]  # (n, 384)
-    y: npt.NDArray[np.float32]  # (n, C)
+    y: npt.NDArray[np.float32]  # (n, C); outside rows point at the fallback label where there is one
     split: Split
     leaks: int  # near-duplicate pairs that stand in two parts
 
@@ -34,16 +34,20 @@ class Dataset:
 
     def inside(self, index: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Of `index`, the rows that have a label."""
-        return index[self.y[index].any(axis=1)]
+        return index[[bool(self.rows[i].labels) for i in index]]
 
     def outside(self, index: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Of `index`, the rows that have none."""
-        return index[~self.y[index].any(axis=1)]
+        return index[[not self.rows[i].labels for i in index]]
 
     def truth(self, index: npt.NDArray[np.intp]) -> Truth:
         """Right answers of labelled rows."""
         rows = [self.rows[i] for i in index]
         return Truth.build([row.labels for row in rows], [row.lang for row in rows], self.labels)
+
+    def texts(self, index: npt.NDArray[np.intp]) -> list[str]:
+        """Texts of one part."""
+        return [self.rows[i].text for i in index]
 
     def counts(self) -> dict[str, Any]:
         """Rows per part, label and language, for the provenance record."""
@@ -70,7 +74,12 @@ def unique_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def build_dataset(
-    corpus: Corpus, cache: EmbeddingCache, *, seed: int, progress: Callable[[int], None] | None = None
+    corpus: Corpus,
+    cache: EmbeddingCache,
+    *,
+    seed: int,
+    fallback: str,
+    progress: Callable[[int], None] | None = None,
 ) -> Dataset:
     """Embed, group near-duplicates and split. Raises CorpusError where a label has too few rows."""
     rows = unique_rows(corpus.rows)
@@ -85,5 +94,6 @@ def build_dataset(
     positions = {label: position for position, label in enumerate(corpus.labels)}
     y = np.zeros((len(rows), len(corpus.labels)), dtype=np.float32)
     for index, row in enumerate(rows):
-        y[index, [positions[label] for label in row.labels]] = 1.0
+        wanted = row.labels or (fallback,)
+        y[index, [positions[label] for label in wanted if label in positions]] = 1.0
     return Dataset(rows, corpus.labels, x, y, split, int(leaks))

@@ -30,7 +30,7 @@ class Recipe:
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
-    dropout: float = 0.3
+    dropout: float = 0.5
     label_smoothing: float = 0.0
     loss: str = "bce"
     seed: int = 42
@@ -68,7 +68,8 @@ def row_weights(primary: npt.NDArray[np.intp], classes: int) -> FloatArray:
     """Inverse square root of a label's share, mean 1; rows without a label (index -1) count as one more label."""
     counts = np.bincount(primary % (classes + 1), minlength=classes + 1)
     weights = 1.0 / np.sqrt(np.maximum(counts, 1)[primary % (classes + 1)])
-    return (weights / weights.mean()).astype(np.float32)
+    normalised: FloatArray = (weights / weights.mean()).astype(np.float32)
+    return normalised
 
 
 def loss_of(logits: mx.array, y: mx.array, weight: mx.array, recipe: Recipe) -> mx.array:
@@ -113,7 +114,8 @@ def fit_head(
     def step(bx: mx.array, by: mx.array, bw: mx.array) -> mx.array:
         loss, grads = nn.value_and_grad(head, lambda model: loss_of(model(bx), by, bw, recipe))(head)
         optimizer.update(head, grads)
-        return loss
+        mean: mx.array = loss
+        return mean
 
     best: tuple[tuple[float, float], HeadWeights] | None = None
     logs: list[EpochLog] = []

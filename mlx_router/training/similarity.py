@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import unicodedata
-import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from mlx_router.head.lexical import fold
+
 NGRAM = 4
-BUCKETS = 2**14
-CHARACTER_LIMIT = 0.7  # cosine of binary 4-gram vectors
-EMBEDDING_LIMIT = 0.95  # cosine of sentence embeddings
+CHARACTER_LIMIT = 0.55  # Jaccard of character 4-gram sets
+MEANING_LIMIT = 0.95  # cosine of sentence embeddings
+CANDIDATE = 0.7  # cosine above which two texts are compared by their characters
 _BLOCK = 512
 
-
-def fold(text: str) -> str:
-    """Lower case without accents, digits made alike, blanks and punctuation squeezed."""
-    plain = unicodedata.normalize("NFKD", text.lower())
-    kept = (
-        "0" if char.isdigit() else char if char.isalnum() else " " for char in plain if not unicodedata.combining(char)
-    )
-    return " ".join("".join(kept).split())
+Pair = tuple[int, int, float, str]
 
 
-def ngram_vectors(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Unit vectors of hashed character 4-grams: n texts -> (n, BUCKETS) float32."""
-    out = np.zeros((len(texts), BUCKETS), dtype=np.float32)
-    for index, text in enumerate(texts):
-        folded = f" {fold(text)} "
-        grams = {folded[i : i + NGRAM] for i in range(max(1, len(folded) - NGRAM + 1))}
-        out[index, [zlib.crc32(gram.encode()) % BUCKETS for gram in grams]] = 1.0
-    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-6)
+def ngrams(text: str) -> frozenset[str]:
+    """Character 4-grams of a folded text; the text itself where it is shorter."""
+    folded = fold(text)
+    return frozenset(folded[i : i + NGRAM] for i in range(max(1, len(folded) - NGRAM + 1)))
+
+
+def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+    """Shared over all, in [0, 1]."""
+    return len(a & b) / max(len(a | b), 1)
 
 
 def similar_pairs(vectors: npt.NDArray[np.float32], limit: float) -> Iterator[tuple[int, int, float]]:
@@ -44,20 +38,23 @@ def similar_pairs(vectors: npt.NDArray[np.float32], limit: float) -> Iterator[tu
             yield start + row, start + column, float(cosines[row, column])
 
 
-def near_duplicates(
-    texts: Sequence[str], embeddings: npt.NDArray[np.float32] | None = None
-) -> list[tuple[int, int, float, str]]:
-    """Pairs of near-duplicate texts: (i, j, cosine, "characters" or "meaning")."""
-    pairs = [(i, j, value, "characters") for i, j, value in similar_pairs(ngram_vectors(texts), CHARACTER_LIMIT)]
-    if embeddings is not None:
-        seen = {(i, j) for i, j, _, _ in pairs}
-        pairs += [
-            (i, j, value, "meaning") for i, j, value in similar_pairs(embeddings, EMBEDDING_LIMIT) if (i, j) not in seen
-        ]
+def near_duplicates(texts: Sequence[str], embeddings: npt.NDArray[np.float32]) -> list[Pair]:
+    """Pairs of near-duplicates: (i, j, similarity, "meaning" or "characters").
+
+    Texts that share most characters lie near each other in the embedding space too, so only such candidates are
+    compared character by character.
+    """
+    grams = [ngrams(text) for text in texts]
+    pairs: list[Pair] = []
+    for i, j, cosine in similar_pairs(embeddings, CANDIDATE):
+        if cosine >= MEANING_LIMIT:
+            pairs.append((i, j, cosine, "meaning"))
+        elif (shared := jaccard(grams[i], grams[j])) >= CHARACTER_LIMIT:
+            pairs.append((i, j, shared, "characters"))
     return pairs
 
 
-def groups(count: int, pairs: Sequence[tuple[int, int, float, str]]) -> npt.NDArray[np.intp]:
+def groups(count: int, pairs: Sequence[Pair]) -> npt.NDArray[np.intp]:
     """Connected components: the group number of each of `count` texts, by union-find."""
     parent = list(range(count))
 

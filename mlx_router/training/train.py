@@ -18,15 +18,19 @@ from mlx_router.artifacts.store import RouterStore
 from mlx_router.encoder.encoder import DIM, Encoder
 from mlx_router.encoder.weights import HUB_NAME
 from mlx_router.files import write_json
-from mlx_router.head.calibration import fit_calibration
+from mlx_router.head.calibration import Calibration, fit_calibration
 from mlx_router.head.decision import Thresholds
+from mlx_router.head.lexical import LEXICAL_FILE, Lexical
 from mlx_router.head.weights import HeadWeights
+from mlx_router.training import metrics
+from mlx_router.training.blend import fit_blend
 from mlx_router.training.corpus import Corpus
 from mlx_router.training.dataset import Dataset, build_dataset
 from mlx_router.training.embeddings import EmbeddingCache
 from mlx_router.training.evaluate import evaluate, rejection
 from mlx_router.training.fit import EpochLog, Recipe, fit_head
 from mlx_router.training.report import write_report
+from mlx_router.training.ridge import fit_lexical
 from mlx_router.training.thresholds import choose_thresholds
 
 FALLBACK = "general"
@@ -55,8 +59,12 @@ def train_router(
     """Train on a corpus and publish a version. An interruption leaves no trace but the embedding cache."""
     clock = _Clock()
     cache = EmbeddingCache(home / "cache" / "embeddings", encoder)
-    data = build_dataset(corpus, cache, seed=recipe.seed, progress=progress.encoding(len(corpus.rows)))
+    data = build_dataset(
+        corpus, cache, seed=recipe.seed, fallback=FALLBACK, progress=progress.encoding(len(corpus.rows))
+    )
     clock.lap("encode")
+    lexical = fit_lexical(data.texts(data.split.train), data.y[data.split.train])
+    clock.lap("fit n-grams")
     valid = data.inside(data.split.valid)
     head, log = fit_head(
         data.example(data.split.train),
@@ -65,11 +73,12 @@ def train_router(
         recipe,
         progress.epochs(recipe.epochs),
     )
-    clock.lap("fit")
-    meta, figures, scores = _judge(head, data, encoder, recipe)
+    clock.lap("fit head")
+    meta, figures, scores = _judge(head, lexical, data, encoder, recipe)
     store = RouterStore(home)
     with store.draft() as draft:
         head.save(draft / "router.safetensors")
+        lexical.save(draft / LEXICAL_FILE)
         write_json(draft / "meta.json", meta.to_json())
         write_json(draft / "label_map.json", label_map(meta.domains))
         write_json(draft / "metrics.json", {**figures, "epochs": [vars(entry) for entry in log]})
@@ -95,12 +104,16 @@ def train_router(
 
 
 def _judge(
-    head: HeadWeights, data: Dataset, encoder: Encoder, recipe: Recipe
+    head: HeadWeights, lexical: Lexical, data: Dataset, encoder: Encoder, recipe: Recipe
 ) -> tuple[Meta, dict[str, Any], np.ndarray[Any, np.dtype[np.float64]]]:
     """Calibrate and choose thresholds on validation rows, then measure once on test rows."""
-    logits = head.logits(data.x)
     valid, test = data.inside(data.split.valid), data.inside(data.split.test)
-    calibration = fit_calibration(logits[data.split.valid], data.y[data.split.valid] > 0)
+    meaning, words = head.logits(data.x), lexical.scores(data.texts(np.arange(len(data.rows))))
+    fitting = data.split.valid
+    right = data.y[fitting] > 0
+    blend = fit_blend(meaning[fitting], words[fitting], right)
+    logits = meaning + blend.weight * words
+    calibration = fit_calibration(logits[fitting], right, blend.temperature)
     scores = calibration(logits)
     per_label, outside = choose_thresholds(scores[valid], data.y[valid] > 0)
     thresholds = Thresholds(
@@ -111,6 +124,7 @@ def _judge(
     figures = {
         "valid": evaluate(scores[valid], data.truth(valid), data.labels),
         "test": evaluate(scores[test], data.truth(test), data.labels),
+        "test_head_alone": metrics.summary(_plain(meaning[test]), data.truth(test)),
         "rejection": rejection(
             scores[test], scores[data.outside(data.split.test)], data.truth(test), data.labels, thresholds
         ),
@@ -125,6 +139,7 @@ def _judge(
         thresholds=thresholds.per_label,
         out_of_domain=thresholds.out_of_domain,
         fallback=thresholds.fallback,
+        lexical_weight=blend.weight,
         encoder={
             "kind": "frozen",
             "sha256": encoder.files.model_sha256,
@@ -134,6 +149,11 @@ def _judge(
         metrics={key: figures["test"][key] for key in ("n", "top1", "top3", "macro_f1", "weighted_f1", "ece")},
     )
     return meta, figures, scores
+
+
+def _plain(logits: np.ndarray[Any, np.dtype[np.float32]]) -> metrics.Scores:
+    """The sigmoid that the original system applies."""
+    return Calibration.identity(logits.shape[1])(logits)
 
 
 class _Clock:

@@ -1,0 +1,92 @@
+"""`mlx-router corpus …`: is the corpus fit to learn from, and what is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mlx_router.cli.context import current_config, echo_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from mlx_router.training.corpus import Corpus
+
+DATA = click.option(
+    "--data", "data", metavar="DIR", help="Folder of <label>.jsonl files (default: the shipped corpus)."
+)
+
+
+@click.group()
+def corpus() -> None:
+    """Check and describe the training corpus."""
+
+
+@corpus.command()
+@DATA
+@click.option("--fast", is_flag=True, help="Skip the comparison of meanings, which needs the encoder.")
+@click.pass_context
+def check(ctx: click.Context, data: str | None, fast: bool) -> None:
+    """Refuse duplicates, leaks, mojibake, wrong tags, personal data and templates, with file and line."""
+    from mlx_router.errors import CorpusError
+    from mlx_router.training.checks import check_rows
+
+    found = _read(data)
+    problems = check_rows(found.rows, None if fast else _embed(ctx, found))
+    if problems:
+        raise CorpusError.from_problems("the corpus is not fit to learn from", problems)
+    click.echo(f"{len(found.rows)} rows, {len(found.labels)} labels: no problem found")
+
+
+@corpus.command()
+@DATA
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.pass_context
+def stats(ctx: click.Context, data: str | None, as_json: bool) -> None:
+    """Show rows, languages, lengths, vocabulary and nearest neighbour of each label."""
+    from mlx_router.training.stats import label_stats
+
+    found = _read(data)
+    figures = label_stats(found, _embed(ctx, found))
+    if as_json:
+        echo_json(figures)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("rows", "en", "fr", "other", "words q1/median/q3", "1-grams", "2-grams", "nearest label", "cosine")
+    table = Table("label", title=f"{len(found.rows)} rows", title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "nearest label" else "right")
+    for label, row in figures.items():
+        table.add_row(label, *(str(row[column]) for column in columns))
+    Console().print(table)
+
+
+def _read(data: str | None) -> Corpus:
+    from mlx_router import resources
+    from mlx_router.training.corpus import read_corpus
+
+    return read_corpus(Path(data).expanduser() if data else resources.corpus_dir())
+
+
+def _embed(ctx: click.Context, found: Corpus) -> npt.NDArray[np.float32]:
+    from mlx_router.cli.progress import RichProgress
+    from mlx_router.encoder.encoder import load_encoder
+    from mlx_router.encoder.weights import find_encoder
+    from mlx_router.training.embeddings import EmbeddingCache
+
+    config = current_config(ctx)
+    settings = config.encoder
+    encoder = load_encoder(
+        find_encoder(settings.path),
+        runtime=settings.runtime,
+        threads=settings.threads,
+        cache=config.home / "cache" / "onnx",
+    )
+    with RichProgress() as progress:
+        cache = EmbeddingCache(config.home / "cache" / "embeddings", encoder)
+        return cache.embed([row.text for row in found.rows], progress.encoding(len(found.rows)))

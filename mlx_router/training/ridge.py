@@ -1,0 +1,46 @@
+"""Fits the lexical model: ridge regression in closed form, so there are no epochs to choose.
+
+With n rows far fewer than n-grams, the dual is cheap: solve (F Fᵀ + λ I) A = Y over n x n, then W = Fᵀ A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.sparse
+
+from mlx_router.head.lexical import BUCKETS, Lexical, hashed_ngrams
+
+RIDGE = 0.5
+MIN_ROWS = 2  # an n-gram of one row tells that row from others, not one label from another
+MAX_SHARE = 0.05  # an n-gram of more rows than this says little and costs most of the product
+IDF_POWER = 1.5
+
+
+def fit_lexical(texts: Sequence[str], y: npt.NDArray[np.float32]) -> Lexical:
+    """n texts and their multi-label targets (n, C) -> a lexical model."""
+    counts = _count_matrix(texts)
+    rows_with = np.bincount(counts.indices, minlength=BUCKETS)
+    kept = np.flatnonzero((rows_with >= MIN_ROWS) & (rows_with <= max(MIN_ROWS, MAX_SHARE * len(texts))))
+    idf = ((np.log((1 + len(texts)) / (1 + rows_with[kept])) + 1) ** IDF_POWER).astype(np.float32)
+    features = counts[:, kept] @ scipy.sparse.diags(idf)
+    norms = np.maximum(scipy.sparse.linalg.norm(features, axis=1), 1e-6)
+    features = (scipy.sparse.diags((1 / norms).astype(np.float32)) @ features).tocsr()
+    gram = (features @ features.T).toarray()
+    gram[np.diag_indices_from(gram)] += RIDGE
+    factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
+    dual = scipy.linalg.cho_solve(factor, y - y.mean(axis=0), check_finite=False)
+    weights = features.T @ dual
+    return Lexical(kept.astype(np.uint32), idf, np.asarray(weights, dtype=np.float16))
+
+
+def _count_matrix(texts: Sequence[str]) -> scipy.sparse.csr_matrix:
+    """(n, BUCKETS) of damped n-gram counts."""
+    found = [hashed_ngrams(text) for text in texts]
+    pointers = np.concatenate([[0], np.cumsum([len(buckets) for buckets, _ in found])])
+    buckets = np.concatenate([buckets for buckets, _ in found]).astype(np.int32)
+    values = np.concatenate([value for _, value in found])
+    return scipy.sparse.csr_matrix((values, buckets, pointers), shape=(len(texts), BUCKETS))
