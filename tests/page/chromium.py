@@ -59,9 +59,9 @@ class Chromium:
     def __init__(self, binary: str, profile: Path) -> None:
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
+        launcher = [sys.executable, "-c", _LAUNCH, str(to_browser), str(from_browser)]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCH, str(to_browser), str(from_browser), binary, *FLAGS]
-            + [f"--user-data-dir={profile}", "about:blank"],
+            [*launcher, binary, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(to_browser, from_browser),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -153,9 +153,9 @@ ANSWER_HEADERS = {
 }
 
 PIECES = [
-    "About ", "1.4 mm ", "for a rise of 10 °C ", "on an outer layer, ", "by IPC-2221.\n\n", "Set it as a net class:\n\n",
-    "```scheme\n", '(net_class "Power"\n', "  (clearance 0.2)\n", "  (trace_width 1.4))\n", "```\n",
-    "\nThen run DRC once more.",
+    "About ", "1.4 mm ", "for a rise of 10 °C ", "on an outer layer, ", "by IPC-2221.\n\n",
+    "Set it as a net class:\n\n", "```scheme\n", '(net_class "Power"\n', "  (clearance 0.2)\n", "  (trace_width 1.4)",
+    ")\n", "```\n", "\nThen run DRC once more.",
 ]  # fmt: skip
 
 

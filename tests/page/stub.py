@@ -118,7 +118,11 @@ class Stub:
         path = WEB / (request.match_info["name"] or "index.html")
         if not path.is_file():
             raise web.HTTPNotFound
-        headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "cache-control": "no-cache"}
+        headers = {
+            "content-security-policy": POLICY,
+            "x-content-type-options": "nosniff",
+            "cache-control": "max-age=600",
+        }
         return web.Response(body=path.read_bytes(), content_type=TYPES[path.suffix], charset="utf-8", headers=headers)
 
     async def _status(self, request: web.Request) -> web.Response:

@@ -41,7 +41,8 @@ _POINT = """(() => {
   const box = node.getBoundingClientRect();
   const point = {x: box.left + box.width / 2, y: box.top + box.height / 2};
   const hit = document.elementFromPoint(point.x, point.y);
-  if (!node.contains(hit)) throw new Error(%(selector)s + " is covered by " + (hit?.outerHTML ?? "nothing").slice(0, 200));
+  const cover = (hit?.outerHTML ?? "nothing").slice(0, 200);
+  if (!node.contains(hit)) throw new Error(%(selector)s + " is covered by " + cover);
   return point;
 })()"""
 

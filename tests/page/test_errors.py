@@ -17,29 +17,42 @@ def ask(tab: Tab) -> None:
     tab.key("Enter", CTRL)
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "title", "step"),
-    [
-        (503, "upstream_unavailable", "Nobody can answer now.", "See Processes"),
-        (504, "upstream_timeout", "The specialist took too long.", "Try again"),
-        (429, "overloaded", "Too much is going on.", "Wait a moment"),
-        (400, "context_length_exceeded", "does not fit the model's context", "Shorten it"),
-        (413, "body_too_large", "The prompt is too large.", "Shorten it"),
-        (404, "model_not_found", "There is no such model here.", "Choose another one"),
-        (500, "internal_error", "The gateway failed (500).", "mlx-router logs gateway"),
-        (422, "something_new", "The gateway refused this (422).", "Correct what it names"),
-    ],
-)
-def test_a_failed_answer(open_page: OpenPage, stub: Stub, status: int, code: str, title: str, step: str) -> None:
-    stub.fail("/v1/chat/completions", status, code, "the server's own words", x_request_id="req-77")
+ANSWERS = [
+    (503, "upstream_unavailable", "Nobody can answer now.", "See Processes"),
+    (504, "upstream_timeout", "The specialist took too long.", "Try again"),
+    (429, "overloaded", "Too much is going on.", "Wait a moment"),
+    (400, "context_length_exceeded", "does not fit the model's context", "Shorten it"),
+    (413, "body_too_large", "The prompt is too large.", "Shorten it"),
+    (404, "model_not_found", "There is no such model here.", "Choose another one"),
+    (500, "internal_error", "The gateway failed (500).", "mlx-router logs gateway"),
+    (422, "something_new", "The gateway refused this (422).", "Correct what it names"),
+]
+LOADS = [
+    (403, "forbidden", "This is not allowed from here.", "security.admin_token"),
+    (403, "adapter_path_forbidden", "This folder is not allowed.", "adapter_roots"),
+    (404, "adapter_not_found", "There is no such adapter.", "mlx-router adapter add"),
+    (409, "adapter_exists", "The adapter is loaded already.", "Use Swap"),
+    (409, "adapter_incompatible", "The adapter does not fit the base.", "train it on this base"),
+    (409, "adapter_quarantined", "The adapter is in quarantine.", "load better weights"),
+    (503, "adapter_slots_busy", "Every slot of the bank is in use.", "Unpin or unload"),
+    (507, "adapter_too_large", "does not fit the bank's memory", "bank_bytes"),
+    (503, "upstream_unavailable", "Nobody can answer now.", "See Processes"),
+]
+
+
+def test_a_failed_answer(open_page: OpenPage, stub: Stub) -> None:
     tab = open_page()
-    ask(tab)
-    shown = tab.wait_text("#answer-error", title)
-    assert step in shown
-    assert "the server's own words (req-77)" in shown
-    assert tab.text("#answer-state") == "Failed"
-    assert tab.text("#announcer") == "Failed"
-    assert tab.text("#send") == "Send", "another try is possible"
+    tab.click("#prompt")
+    tab.type("a prompt")
+    for status, code, title, step in ANSWERS:
+        stub.fail("/v1/chat/completions", status, code, f"words of {code}", x_request_id="req-77")
+        tab.key("Enter", CTRL)
+        shown = tab.wait_text("#answer-error", title)
+        assert step in shown
+        assert f"words of {code} (req-77)" in shown
+        tab.wait("document.querySelector('#ask').dataset.state === 'idle'")
+        assert tab.text("#answer-state") == tab.text("#announcer") == "Failed"
+        assert tab.text("#send") == "Send", "another try is possible"
 
 
 def test_retry_after_is_said(open_page: OpenPage, stub: Stub) -> None:
@@ -133,29 +146,16 @@ def test_decisions_that_cannot_be_read(open_page: OpenPage, stub: Stub) -> None:
     tab.wait_text("#decisions-error", "The gateway failed (500).")
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "title", "step"),
-    [
-        (403, "forbidden", "This is not allowed from here.", "security.admin_token"),
-        (403, "adapter_path_forbidden", "This folder is not allowed.", "adapter_roots"),
-        (404, "adapter_not_found", "There is no such adapter.", "mlx-router adapter add"),
-        (409, "adapter_exists", "The adapter is loaded already.", "Use Swap"),
-        (409, "adapter_incompatible", "The adapter does not fit the base.", "train it on this base"),
-        (409, "adapter_quarantined", "The adapter is in quarantine.", "load better weights"),
-        (503, "adapter_slots_busy", "Every slot of the bank is in use.", "Unpin or unload"),
-        (507, "adapter_too_large", "does not fit the bank's memory", "bank_bytes"),
-        (503, "upstream_unavailable", "Nobody can answer now.", "See Processes"),
-    ],
-)
-def test_a_failed_load(open_page: OpenPage, stub: Stub, status: int, code: str, title: str, step: str) -> None:
-    stub.fail("/v1/load_lora_adapter", status, code, "layers.0.q_proj: shape (8, 4), wanted (8, 64)")
+def test_a_failed_load(open_page: OpenPage, stub: Stub) -> None:
     tab = open_page()
-    tab.click('#adapter-table button[aria-label="Load mascarade-power"]')
-    shown = tab.wait_text("#messages [role=alert]", title)
-    assert step in shown
-    assert "layers.0.q_proj" in shown
-    tab.click("#messages .close")
-    assert tab.text("#messages") == ""
+    for status, code, title, step in LOADS:
+        stub.fail("/v1/load_lora_adapter", status, code, f"words of {code}")
+        tab.click('#adapter-table button[aria-label="Load mascarade-power"]')
+        shown = tab.wait_text("#messages [role=alert]", title)
+        assert step in shown
+        assert f"words of {code}" in shown
+        tab.click("#messages .close")
+        assert tab.text("#messages") == ""
 
 
 @pytest.mark.parametrize("path", ["unload", "pin"])

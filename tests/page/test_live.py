@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.page.conftest import OpenPage
 from tests.page.samples import decision
 from tests.page.stub import Stub
+
+
+def record() -> dict[str, Any]:
+    """What a supervisor writes down, as far as the page reads it."""
+
+    def child(name: str, kind: str, port: int, **more: Any) -> dict[str, Any]:
+        known = {"name": name, "kind": kind, "state": "ready", "reason": None, "last_end": None, "restarts": 0}
+        return {**known, "port": port, "url": f"http://127.0.0.1:{port}", **more}
+
+    return {
+        "format": 1,
+        "children": [
+            child("gateway", "gateway", 9300, pid=4711, memory_bytes=210_000_000),
+            child("hardware", "specialist", 9360, pid=99123, memory_bytes=21_000_000_000),
+            child("code", "specialist", 9361, state="backing off", pid=None, restarts=7, last_end="exit status 1"),
+        ],
+    }
 
 
 def test_decisions_arrive_by_themselves(open_page: OpenPage, stub: Stub) -> None:
@@ -49,27 +68,35 @@ def test_no_decisions_yet(open_page: OpenPage, stub: Stub) -> None:
 
 
 def test_processes_and_what_their_supervisor_knows(open_page: OpenPage, stub: Stub) -> None:
-    stub.status["processes"] = {
-        "children": [
-            {"name": "hardware", "state": "ready", "pid": 99123, "restarts": 2, "memory_bytes": 21_000_000_000},
-            {"name": "helper", "state": "backing_off", "pid": None, "restarts": 7},
-        ]
-    }
+    stub.status["processes"] = record()
+    stub.status["specialists"][1] |= {"state": "down", "reason": "connection refused"}
     tab = open_page()
     shown = tab.wait_text("#processes", "99123")
-    for part in ("gateway", "1 day", "318 MB", "4711", "127.0.0.1:9360", "21 GB", "Restarts", "eurollm", "0 / 256"):
+    for part in ("gateway", "1 day", "210 MB", "4711", "127.0.0.1:9360", "21 GB", "Restarts", "eurollm", "0 / 256"):
         assert part in shown
-    assert "helper" in shown
     assert "restarting" in shown
+    assert "exit status 1" in shown, "the supervisor knows better than the gateway why it is away"
+    assert "connection refused" not in shown
+
+
+def test_the_record_of_another_supervisor_is_not_believed(open_page: OpenPage, stub: Stub) -> None:
+    stub.status["processes"] = record()
+    stub.status["processes"]["children"][0]["pid"] = 4712
+    tab = open_page()
+    shown = tab.wait_text("#processes", "4711")
+    assert "99123" not in shown
+    assert "318 MB" in shown
 
 
 def test_the_active_version_and_its_figures(open_page: OpenPage) -> None:
     tab = open_page()
     shown = tab.text("#router")
-    for part in ("v0003", "serving", "Top-1", "0.861", "0.962", "Macro-F1", "0.853", "ECE", "0.031", "47", "612", "23 %"):
+    figures = ("Top-1", "0.861", "0.962", "Macro-F1", "0.853", "ECE", "0.031", "47", "612", "23 %")
+    for part in ("v0003", "serving", *figures):
         assert part in shown, part
     assert tab.run("document.querySelector('#router-figures dt').title").startswith("Share of test prompts")
-    assert tab.text("#versions").split("\n") == ["v0003", "active", "v0002", "Activate v0002", "v0001", "Activate v0001"]
+    versions = tab.text("#versions").split("\n")
+    assert versions == ["v0003", "active", "v0002", "Activate v0002", "v0001", "Activate v0001"]
 
 
 def test_a_version_is_activated(open_page: OpenPage, stub: Stub) -> None:

@@ -12,6 +12,9 @@ from tests.page.tab import CTRL
 EVIL = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
 LINK = '"><a href="javascript:window.hacked=1">x</a>{key}${1}'
 
+HANDLERS = """[...document.querySelectorAll("*")].flatMap((node) => [...node.attributes])
+  .filter(({ name }) => name.startsWith("on")).length"""
+
 
 def test_markup_is_text_wherever_it_comes_from(open_page: OpenPage, stub: Stub) -> None:
     stub.pieces = [EVIL[:20], EVIL[20:], "\n```html\n" + EVIL + "\n```\n", LINK]
@@ -42,7 +45,7 @@ def test_markup_is_text_wherever_it_comes_from(open_page: OpenPage, stub: Stub) 
     tab.click("#language-fr")
     assert not tab.run("Boolean(window.hacked)")
     assert tab.run("document.querySelectorAll('main img, main script, main a, #messages a, header img').length") == 0
-    assert tab.run("[...document.querySelectorAll('*')].filter((node) => [...node.attributes].some(({ name }) => name.startsWith('on'))).length") == 0
+    assert tab.run(HANDLERS) == 0
     (request,) = stub.posted("/v1/chat/completions")
     assert request["body"]["messages"][0]["content"] == EVIL
 

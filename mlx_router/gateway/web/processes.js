@@ -11,17 +11,17 @@ export function startProcesses() {
   onLanguage(render);
 }
 
-/** What the supervisor says of its children, by name; empty where none runs. */
-function childrenOf(processes) {
-  const children = processes?.children ?? processes?.processes ?? [];
-  const list = Array.isArray(children) ? children : Object.entries(children).map(([name, child]) => ({ name, ...child }));
-  return new Map(list.filter((child) => child?.name).map((child) => [child.name, child]));
+/** What the supervisor of this very gateway says of its children, by name; an old record is none. */
+function childrenOf({ processes, gateway }) {
+  const list = Array.isArray(processes?.children) ? processes.children.filter((child) => child?.name) : [];
+  const ours = list.some(({ kind, pid }) => kind === "gateway" && pid === gateway?.pid);
+  return new Map(ours ? list.map((child) => [child.name, child]) : []);
 }
 
 function render() {
   const { status, error } = known;
   if (!status) return;
-  const children = childrenOf(status.processes);
+  const children = childrenOf(status);
   const items = [
     gatewayItem(status, children.get("gateway"), error),
     ...(status.specialists ?? []).map((server) => serverItem(server, children.get(server.name), "process.specialist")),
@@ -55,16 +55,18 @@ function gatewayItem({ gateway = {}, parts = {} }, child, error) {
   };
 }
 
+/** A server as the gateway sees it; while it is not up, its supervisor knows better why. */
 function serverItem(server, child, kind) {
   const queue = server.queue ?? {};
-  const local = child && isLocal(server.url) ? child : null;
+  const local = child?.url === server.url ? child : null;
+  const ailing = server.state !== "up" && local && local.state !== "ready";
   return {
     id: `${server.name} ${server.url}`,
     name: server.name,
     kind,
     address: hostOf(server.url),
-    state: server.state,
-    reason: server.reason,
+    state: ailing ? local.state : server.state,
+    reason: ailing ? (local.reason ?? local.last_end ?? server.reason) : server.reason,
     facts: [
       ["process.running", number(queue.running)],
       ["process.waiting", queue.limit ? `${number(queue.waiting)} / ${number(queue.limit)}` : number(queue.waiting)],
@@ -82,13 +84,13 @@ function childItem(name, child) {
     kind: "process.child",
     address: child.port ? `:${child.port}` : "",
     state: child.state,
-    reason: child.reason ?? null,
+    reason: child.reason ?? child.last_end ?? null,
     facts: [["process.memory", bytes(memoryOf(child))], ...common(child)],
   };
 }
 
 function memoryOf(child) {
-  return child?.memory_bytes ?? child?.rss_bytes ?? null;
+  return child?.memory_bytes ?? null;
 }
 
 function common(child, pid = null) {
@@ -96,10 +98,6 @@ function common(child, pid = null) {
   if (child?.restarts !== undefined && child?.restarts !== null) facts.push(["process.restarts", number(child.restarts)]);
   if (child?.pid ?? pid) facts.push(["process.pid", String(child?.pid ?? pid)]);
   return facts;
-}
-
-function isLocal(url) {
-  return ["127.0.0.1", "localhost", "[::1]"].includes(new URL(url).hostname);
 }
 
 const STATES = {
@@ -130,8 +128,9 @@ function updateItem(node, { name, kind, address, state, reason, facts }) {
   say(node.querySelector(".process-kind"), kind);
   setText(node.querySelector(".process-address"), address);
   const mark = node.querySelector(".state");
-  mark.dataset.state = STATES[state] ?? "idle";
-  say(mark, state in STATES ? `process_state.${state}` : "adapter_state.other", { state });
+  const word = String(state).replaceAll(" ", "_");
+  mark.dataset.state = STATES[word] ?? "idle";
+  say(mark, Object.hasOwn(STATES, word) ? `process_state.${word}` : "adapter_state.other", { state });
   const why = node.querySelector(".process-reason");
   why.hidden = !reason;
   setText(why, reason ?? "");

@@ -97,12 +97,18 @@ async function change(path, body) {
   render();
   try {
     const { version, previous } = await call(path, { body, admin: true, timeoutMs: 60_000 });
+    await settle();
     tell("done.activated", { version, previous: previous ?? "–" });
   } catch (error) {
+    await settle();
     complain(error, openToken);
-  } finally {
-    busy = false;
-    await refresh();
-    render();
   }
+}
+
+/** Show the new state; a button that is gone hands its focus to the rollback. */
+async function settle() {
+  busy = false;
+  await refresh();
+  render();
+  if (document.activeElement === document.body) byId("rollback").focus();
 }
