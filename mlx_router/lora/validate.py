@@ -34,7 +34,7 @@ class Target:
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Every module of a model by its path."""
-    return dict(model.named_modules())  # type: ignore[no-untyped-call]
+    return dict(model.named_modules())
 
 
 def find_targets(model: nn.Module) -> dict[str, Target]:
