@@ -16,9 +16,25 @@ from mlx_router.specialist.job import Job, Sampling, TextState
 from mlx_router.specialist.loading import Base
 
 RESERVED = frozenset(  # arguments of the tokenizer itself, among them a template of the client's own
-    """add_generation_prompt chat_template continue_final_message conversation documents kwargs max_length messages
-    padding processor_kwargs return_assistant_tokens_mask return_dict return_tensors tokenize tokenizer_kwargs tools
-    truncation""".split()
+    [
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "kwargs",
+        "max_length",
+        "messages",
+        "padding",
+        "processor_kwargs",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    ]
 )
 
 
