@@ -32,7 +32,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             gate.wait(30)
         if self.path == "/metrics":
             type(self).requests += 5
-            return self.answer(200, f"mlx_router_specialist_requests_total{{adapter=\"a\"}} {self.requests}\n".encode())
+            return self.answer(200, f'mlx_router_specialist_requests_total{{adapter="a"}} {self.requests}\n'.encode())
         no = self.folder / ("unready" if self.path == "/ready" else "sick")
         word = no.read_text() if no.exists() else ""
         if self.path == "/ready":

@@ -10,6 +10,7 @@ import click
 
 from mlx_router.artifacts.store import RouterStore
 from mlx_router.cli.context import current_config, echo_json
+from mlx_router.cli.embed import embed
 
 if TYPE_CHECKING:
     from mlx_router.training.train import Result
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 @click.group()
 def router() -> None:
     """Train, inspect, activate and roll back router versions."""
+
+
+router.add_command(embed)
 
 
 @router.command()
@@ -48,12 +52,12 @@ def train(
     from mlx_router.encoder.encoder import load_encoder
     from mlx_router.encoder.weights import find_encoder
     from mlx_router.training.corpus import read_corpus
+    from mlx_router.training.distributed import shared
     from mlx_router.training.fit import Recipe
     from mlx_router.training.train import train_router
 
     config = current_config(ctx)
     chosen = encoder_config(config, runtime, encoder_path)
-    corpus = read_corpus(Path(data).expanduser() if data else resources.corpus_dir())
     given: dict[str, Any] = {"epochs": epochs, "seed": seed, "loss": loss}
     recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
     encoder = load_encoder(
@@ -63,8 +67,12 @@ def train(
         threads=chosen.threads,
         cache=config.home / "cache" / "onnx",
     )
-    with RichProgress() as progress:
-        result = train_router(corpus, encoder, config.home, recipe, progress, activate=activate)
+    with shared(encoder) as common:
+        if common is None:  # another rank trains with what this one has computed
+            return
+        corpus = read_corpus(Path(data).expanduser() if data else resources.corpus_dir())
+        with RichProgress() as progress:
+            result = train_router(corpus, common, config.home, recipe, progress, activate=activate)
     if as_json:
         echo_json({"version": result.version, "path": str(result.folder), "metrics": result.metrics})
         return
