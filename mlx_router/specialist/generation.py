@@ -275,7 +275,6 @@ class Markers:
 
     reasoning: tuple[str, str] | None
     tools: tuple[str, str] | None
-    initial: str | None  # the state that answers begin in, where the response format says so
 
 
 def markers(tokenizer: Any) -> Markers:
@@ -283,7 +282,6 @@ def markers(tokenizer: Any) -> Markers:
     return Markers(
         (tokenizer.think_start, tokenizer.think_end) if tokenizer.has_thinking else None,
         (tokenizer.tool_call_start, tokenizer.tool_call_end or "") if tokenizer.has_tool_calling else None,
-        tokenizer.response_initial_state,
     )
 
 

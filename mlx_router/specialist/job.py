@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mlx_router.errors import RouterError
 from mlx_router.protocol.chunks import TokenLogprob
 
-TextState = Literal["raw", "normal", "reasoning"]
+TextState = str  # "raw", "normal", "reasoning", or a state of the base's own response format
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 

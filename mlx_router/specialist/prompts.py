@@ -160,8 +160,10 @@ class Prompts:
         return [int(token) for token in tokens]
 
     def _text_state(self, tokens: list[int]) -> TextState:
-        """Templates may open the reasoning part themselves."""
+        """Templates may open the reasoning part themselves; response formats may begin in a state of their own."""
         tokenizer = self._tokenizer
+        if tokenizer.response_initial_state:
+            return str(tokenizer.response_initial_state)
         if tokenizer.has_thinking and tokenizer.rfind_think_start(tokens) > tokenizer.rfind_think_end(tokens):
             return "reasoning"
         return "normal"

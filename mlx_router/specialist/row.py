@@ -96,8 +96,9 @@ class RowText:
                 self._mode, self._section_start = mode, True
             if mode == "tool":
                 self._tool_text += text
-            elif mode in out:
-                out[mode] += self._trim(mode, text)
+            else:  # states of a response format that are neither are text
+                part = mode if mode in out else "normal"
+                out[part] += self._trim(part, text)
         if last and self._mode == "tool" and self._tool_text:
             out["normal"] += self._end_tool(calls)
         logprobs: tuple[TokenLogprob, ...] = ()
