@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_router.errors import InvalidRequest
@@ -51,7 +51,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.text(), JSON, max_size=4), st.sampled_from([None, "auto", 'a"b', "é"]), st.booleans())
 def test_only_the_model_changes(fields: dict[str, Any], model: str | None, ascii_only: bool) -> None:
     body = fields if model is None else {**fields, "model": model}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_router.gateway.relay import MAX_EVENT_BYTES, split_events
@@ -36,7 +36,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(EVENTS, st.sampled_from([b"\n", b"\r\n"]), st.lists(st.integers(1, 20), max_size=30))
 def test_however_a_stream_is_cut_the_reader_gets_the_same(events: list[bytes], newline: bytes, cuts: list[int]) -> None:
     stream = b"".join(event.replace(b"\n", newline) + newline * 2 for event in events)

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_router.gateway.boilerplate import strip
@@ -146,7 +146,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(JSON | st.fixed_dictionaries({"role": st.just("user"), "content": JSON})))
 def test_any_json_has_a_wish(messages: list[Any]) -> None:
     assert isinstance(wish_of(messages).prompt, str)
