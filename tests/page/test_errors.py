@@ -98,7 +98,7 @@ def test_a_prompt_that_cannot_be_routed_is_answered_all_the_same(open_page: Open
 def test_a_gateway_without_status(open_page: OpenPage, stub: Stub) -> None:
     stub.fail("/v1/status", 500, "internal_error", "internal error")
     tab = open_page()
-    assert tab.text("#health") == "No connection"
+    assert tab.text("#health") == "Failing"
     assert "The gateway failed (500)." in tab.text("#trouble")
     del stub.errors["/v1/status"]
     tab.come_back()
@@ -117,6 +117,7 @@ def test_a_gateway_that_is_gone(open_page: OpenPage) -> None:
     tab.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1)
     tab.come_back()
     tab.wait_text("#trouble", "The gateway does not answer.")
+    assert tab.text("#health") == "No connection"
     assert "mlx-router serve" in tab.text("#trouble")
     assert tab.run("document.body.dataset.connection") == "lost"
     ask(tab)

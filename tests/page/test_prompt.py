@@ -83,6 +83,18 @@ def test_an_answer_streams_in(open_page: OpenPage, stub: Stub) -> None:
     }
 
 
+def test_the_answer_says_who_really_answered(open_page: OpenPage, stub: Stub) -> None:
+    stub.decision |= {"reason": "unavailable", "detail": "hardware is down"}
+    tab = open_page()
+    tab.click("#prompt")
+    tab.type(PROMPT)
+    tab.wait_text("#decision-detail", "hardware is down")
+    tab.key("Enter", CTRL)
+    tab.wait(ANSWERED)
+    assert "reaches its threshold" in tab.text("#decision-reason")
+    assert tab.text("#decision-detail") == "", "it was back in time"
+
+
 def test_escape_stops_an_answer(open_page: OpenPage, stub: Stub) -> None:
     stub.hold_after = 1
     tab = open_page()

@@ -50,7 +50,7 @@ function renderHealth() {
   const mark = byId("health");
   const parts = Object.entries(status?.parts ?? {}).filter(([, part]) => part.ready === false);
   const [state, key] = error
-    ? ["bad", error.code === "invalid_api_key" ? "health.locked" : "health.unreachable"]
+    ? ["bad", error.code === "invalid_api_key" ? "health.locked" : error.status ? "health.failing" : "health.unreachable"]
     : !status
       ? ["idle", "health.connecting"]
       : !status.ready
@@ -71,7 +71,6 @@ function renderHealth() {
   const gateway = status?.gateway ?? {};
   const items = status && !error
     ? [
-        ["head.version", status.router?.version ?? "–"],
         ["head.rate", number(gateway.requests_per_s, 1)],
         ["head.p50", duration(gateway.p50_ms)],
         ["head.active", number(gateway.active)],

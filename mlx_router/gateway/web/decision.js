@@ -30,7 +30,7 @@ export function showAnswerer(headers) {
     score: Number(get("score") || before.score),
     reason: get("reason") || before.reason,
     router: get("version") || before.router,
-    detail: headers.get("x-router-detail") ?? before.detail,
+    detail: headers.get("x-router-detail") ?? "",
   };
   byId("decision").dataset.state = "shown";
   render();
@@ -109,7 +109,7 @@ function renderReason() {
 
 function renderLine() {
   const line = byId("line");
-  line.dataset.state = answered ? "answered" : "planned";
+  line.dataset.state = answered ? "answered" : shown ? "planned" : "empty";
   const target = answered ?? shown?.target ?? null;
   const stations = [
     station("line.domain", shown?.domain, shown?.domain ? score(shown.score) : ""),
@@ -127,7 +127,6 @@ function renderLine() {
     setText(node.querySelector(".sub"), sub || "");
     setAttribute(node.querySelector(".sub"), "title", title);
   });
-  line.hidden = !shown;
 }
 
 function station(caption, value, sub = "", { key = null, title = null } = {}) {

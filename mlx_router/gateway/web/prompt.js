@@ -45,6 +45,7 @@ export function startPrompt(wantToken) {
   byId("examples").append(...EXAMPLES.map(example));
   onStatus(renderModels);
   onLanguage(renderModels);
+  renderModels();
   clearDecision();
 }
 
@@ -161,8 +162,7 @@ function showBusy(busy) {
 
 /** What `model` may be: automatic, the base, adapters by specialist, other servers. */
 function renderModels() {
-  const status = known.status;
-  if (!status) return;
+  const status = known.status ?? {};
   const groups = new Map();
   for (const { name, adapters } of status.specialists ?? []) {
     const usable = (adapters ?? []).filter(({ state }) => state === "resident" || state === "available");
