@@ -62,17 +62,17 @@ def test_long_prompts_do_not_hold_up_short_ones(driver: Driver) -> None:
 
 def test_running_answers_go_on_while_prompts_are_read(driver: Driver) -> None:
     """Decode steps are not fewer than prefill chunks, and every chunk is followed by time for decoding."""
-    driver.add("answer", "endless", max_tokens=400)
+    driver.add("answer", "endless", max_tokens=1900)
     for _ in range(4):
         driver.core.step()
     before = len(driver.of("answer"))
-    driver.add("prompt", prompt=(7,) * 1600, max_tokens=1)
+    driver.add("prompt", prompt=(7,) * 320, max_tokens=1)
     steps = 0
     while not driver.events_end("prompt"):
         driver.core.step()
         steps += 1
     assert len(driver.of("answer")) - before >= steps - 2
-    assert steps > 1600 // 16  # more steps than chunks: some were for the running answer alone
+    assert steps >= 2 * 320 // 16 - 2  # more steps than chunks: some were for the running answer alone
 
 
 def test_adapters_take_turns(driver: Driver) -> None:
