@@ -284,6 +284,12 @@ class Registry:
         path = self.version(name, version)
         self._change_state(name, lambda state: state.get(QUARANTINED, {}).pop(path.name, None))
 
+    def quarantined(self, name: str) -> dict[str, str]:
+        """Versions in quarantine, with their reasons."""
+        self.manifest(name)
+        found = installed.read_state(self.root / name).get(QUARANTINED, {})
+        return {str(version): str(reason) for version, reason in found.items()}
+
     def pin(self, name: str, pinned: bool) -> None:
         """Remember whether specialists keep this adapter resident."""
         self.manifest(name)

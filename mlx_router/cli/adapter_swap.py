@@ -1,0 +1,95 @@
+"""`adapter swap`: new weights for a name, on disk and in every server that holds it, or nothing at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mlx_router.cli.specialists import Place
+from mlx_router.errors import AdapterError, AdapterQuarantined, RouterError
+from mlx_router.lora.registry import AdapterRecord, Registry
+
+
+def swap(
+    registry: Registry, name: str, source: Path, servers: Sequence[Place], *, force: bool = False
+) -> dict[str, Any]:
+    """Install the weights in `source`, load them in place everywhere, and only then make them current.
+
+    Requests that run end on the old version. When one server refuses, those before it get the old version back,
+    CURRENT stays, and the error is raised. Returns digests and milliseconds.
+    """
+    began = time.perf_counter()
+    before = registry.find(name)
+    done = registry.install(name, source, activate=False, verify=False)
+    version = done.path.name
+    try:
+        _refuse_quarantined(registry, name, version, force)
+        replies = _everywhere(before, done.path, servers)
+    except _NotUndone as error:  # a server may still read these files
+        raise error.cause from error.cause.__cause__
+    except RouterError:
+        if done.new:
+            registry.remove(name, version)
+        raise
+    registry.activate(name, version)
+    return {
+        "adapter": name,
+        "digest": done.digest,
+        "previous_digest": before.sha256,
+        "path": str(done.path),
+        "servers": replies,
+        "ms": round((time.perf_counter() - began) * 1000, 1),
+    }
+
+
+class _NotUndone(Exception):
+    """A swap failed, and so did putting the old version back somewhere."""
+
+    def __init__(self, cause: RouterError) -> None:
+        self.cause = cause
+
+
+def _refuse_quarantined(registry: Registry, name: str, version: str, force: bool) -> None:
+    reason = registry.quarantined(name).get(version)
+    if reason and not force:
+        raise AdapterQuarantined(f"{name} {version} is quarantined: {reason}; --force swaps it in all the same")
+
+
+def _everywhere(before: AdapterRecord, path: Path, servers: Sequence[Place]) -> list[dict[str, Any]]:
+    replies: list[dict[str, Any]] = []
+    changed: list[Place] = []
+    try:
+        for place in servers:
+            body = {"lora_name": before.name, "lora_path": str(path), "load_inplace": True}
+            changed.append(place)  # also one that does not answer in time may have changed
+            reply = place.post("load", body)
+            replies.append({"specialist": place.specialist, "url": place.url, **reply})
+    except AdapterError as error:  # a server said no: it has changed nothing
+        changed.pop()
+        _undo_all(changed, before, error)
+        raise
+    except RouterError as error:
+        _undo_all(changed, before, error)
+        raise
+    return replies
+
+
+def _undo_all(changed: Sequence[Place], before: AdapterRecord, cause: RouterError) -> None:
+    undone = [_undo(place, before) for place in changed]
+    if not all(undone):
+        raise _NotUndone(cause) from cause
+
+
+def _undo(place: Place, before: AdapterRecord) -> bool:
+    """Give a server the old version back."""
+    with suppress(RouterError):
+        if before.path is None:
+            place.post("unload", {"lora_name": before.name})
+        else:
+            body = {"lora_name": before.name, "lora_path": str(before.path), "load_inplace": True}
+            place.post("load", body)
+        return True
+    return False

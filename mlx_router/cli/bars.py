@@ -1,0 +1,47 @@
+"""Progress bars of several tasks at once, on stderr."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+
+class TaskBars:
+    """A bar a task, made when it is first heard of; plain lines where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._tasks: dict[str, TaskID] = {}
+        self._finished: set[str] = set()
+        self._progress = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def draw(self, task: str, done: int, total: int, note: str) -> None:
+        """Task `task` is at `done` of `total`."""
+        if not self._console.is_terminal:
+            if done >= total and task not in self._finished:
+                self._finished.add(task)
+                self._console.print(f"{task}: done  {note}", highlight=False)
+            return
+        if task not in self._tasks:
+            self._tasks[task] = self._progress.add_task(task, total=total, note=note)
+        self._progress.update(self._tasks[task], completed=done, total=total, note=note)
