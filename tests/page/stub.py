@@ -45,6 +45,7 @@ class Stub:
         self.pace_s = 0.0  # between two pieces
         self.errors: dict[str, tuple[int, dict[str, Any], dict[str, str]]] = {}  # path -> answer
         self.raw: dict[str, bytes] = {}  # path -> a body that is no JSON of ours
+        self.slow: set[str] = set()  # paths that wait for `release`
         self.token = ""  # wanted for administration
         self.api_key = ""  # wanted for everything
         self.seen: list[dict[str, Any]] = []
@@ -106,6 +107,8 @@ class Stub:
             self_said = "the admin token is missing or wrong" if admin else "the API key is missing or wrong"
             error = {"message": self_said, "type": "authentication_error", "param": None, "code": "invalid_api_key"}
             return web.json_response({"error": error}, status=401)
+        if request.path in self.slow:
+            await asyncio.get_running_loop().run_in_executor(None, self.released.wait, 20)
         if request.path in self.errors:
             status, answer, extra = self.errors[request.path]
             return web.json_response(answer, status=status, headers=extra)

@@ -180,3 +180,5 @@ def test_a_refresh_keeps_the_focus(open_page: OpenPage, stub: Stub) -> None:
     tab.come_back()
     tab.wait_text("#adapter-table", "1,530")
     assert "mascarade-sql" in tab.run("document.activeElement.getAttribute('aria-label')")
+    assert "1,143" in tab.run("document.activeElement.closest('tr').innerText")
+    assert tab.run("document.querySelectorAll('tr.adapter').length") == 12

@@ -141,6 +141,17 @@ def test_a_gateway_that_wants_a_key_for_everything(open_page: OpenPage, stub: St
     assert stub.posted("/v1/chat/completions")[0]["headers"]["authorization"] == "Bearer key-1"
 
 
+CALL = """Promise.all([import("/api.js"), import("/errors.js"), import("/i18n.js")])
+  .then(([{ call }, { explain }, { t }]) => call("/v1/route", { body: {}, timeoutMs: 50 })
+  .catch((error) => { const { title, next } = explain(error); return `${t(title)} ${t(next)}`; }))"""
+
+
+def test_a_gateway_that_takes_too_long(open_page: OpenPage, stub: Stub) -> None:
+    stub.slow.add("/v1/route")
+    said = open_page().run(CALL)
+    assert said.startswith("The gateway took too long. It may be busy")
+
+
 def test_decisions_that_cannot_be_read(open_page: OpenPage, stub: Stub) -> None:
     stub.fail("/v1/decisions", 500, "internal_error")
     tab = open_page()

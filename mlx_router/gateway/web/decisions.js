@@ -27,7 +27,6 @@ export function startDecisions(intervalMs) {
     `/v1/decisions?limit=${KEPT}`,
     intervalMs,
     ({ data = [] }) => {
-      if (paused) return;
       rows = data;
       byId("decisions-error").replaceChildren();
       render();

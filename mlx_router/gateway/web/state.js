@@ -49,6 +49,7 @@ export function poll(path, intervalMs, onResult, onError) {
     now: look,
     pause: () => {
       paused = true;
+      round += 1; // what is under way comes too late
       clearTimeout(timer);
     },
     resume: () => {
