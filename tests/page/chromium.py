@@ -67,6 +67,7 @@ class Chromium:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env={**os.environ, "TMPDIR": str(profile)},  # what it leaves behind goes with the profile
         )
         os.close(to_browser)
         os.close(from_browser)

@@ -42,6 +42,13 @@ def test_the_table_tells_everything(open_page: OpenPage, stub: Stub) -> None:
     assert full == digest("emc"), "the whole digest is there for who wants it"
 
 
+def test_a_base_in_a_folder_is_named_by_its_end(open_page: OpenPage, stub: Stub) -> None:
+    stub.status["specialists"][0]["base"]["id"] = "/home/somebody/models/qwen/base"
+    shown = open_page().text("#adapter-table")
+    assert "…/qwen/base" in shown
+    assert "somebody" not in shown
+
+
 def test_an_action_takes_the_token_along(open_page: OpenPage, stub: Stub) -> None:
     stub.token = TOKEN
     stub.status["gateway"]["admin_token_required"] = True

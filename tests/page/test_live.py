@@ -72,7 +72,17 @@ def test_processes_and_what_their_supervisor_knows(open_page: OpenPage, stub: St
     stub.status["specialists"][1] |= {"state": "down", "reason": "connection refused"}
     tab = open_page()
     shown = tab.wait_text("#processes", "99123")
-    for part in ("gateway", "1 day", "210 MB", "4711", "127.0.0.1:9360", "21 GB", "Restarts", "eurollm", "0 / 256"):
+    for part in (
+        "gateway",
+        "1\u00a0d\u00a02\u00a0h",
+        "210 MB",
+        "4711",
+        "127.0.0.1:9360",
+        "21 GB",
+        "Restarts",
+        "eurollm",
+        "0 / 256",
+    ):
         assert part in shown
     assert "restarting" in shown
     assert "exit status 1" in shown, "the supervisor knows better than the gateway why it is away"

@@ -236,6 +236,13 @@ def test_events_are_read_from_any_pieces(open_page: OpenPage) -> None:
             assert found == ['{"é": 1}', "two\n lines", "[DONE]"], (newline, step)
 
 
+def test_the_rate_is_told_where_it_means_something(open_page: OpenPage) -> None:
+    script = "import('/answer.js').then(({ rateOf }) => rateOf({ firstMs: 100, totalMs: %d, tokens: 51 }) ?? null)"
+    tab = open_page()
+    assert tab.run(script % 1100) == 50
+    assert tab.run(script % 101) is None
+
+
 def test_fences_become_code(open_page: OpenPage) -> None:
     source = "a\n\n```py\nx = 1\n\n```\nb\n```\nopen"
     tab = open_page()

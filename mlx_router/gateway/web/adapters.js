@@ -6,7 +6,7 @@ import { ask } from "./dialog.js";
 import { byId, h, keyed, setAttribute, setText } from "./dom.js";
 import { bytes, duration, number, onLanguage, say, t } from "./i18n.js";
 import { complain, tell } from "./messages.js";
-import { known, onStatus, refresh, shortDigest } from "./state.js";
+import { baseName, known, onStatus, refresh, shortDigest } from "./state.js";
 import { ensureToken, openToken } from "./token.js";
 
 const NAME = "[A-Za-z0-9][A-Za-z0-9._\\-]*";
@@ -78,7 +78,7 @@ function createGroup() {
 function updateGroup(body, { server, rows }) {
   const { bank, base } = server;
   setText(body.querySelector(".group-name"), `${server.name} ${hostOf(server.url)}`);
-  setText(body.querySelector(".group-base"), base?.id ?? "");
+  setText(body.querySelector(".group-base"), baseName(base));
   setAttribute(body.querySelector(".group-base"), "title", base?.digest);
   body.querySelector(".bank").hidden = !bank?.slots;
   if (bank?.slots) {

@@ -4,6 +4,8 @@ import { byId, h, keyed, setText } from "./dom.js";
 import { duration, number, onLanguage, say } from "./i18n.js";
 import { errorBox } from "./errors.js";
 
+const SHORTEST_MS = 100; // of a stream, to speak of its speed
+
 let text = "";
 let reasoning = "";
 let figures = {};
@@ -98,10 +100,15 @@ function createBlock({ code }) {
   return code ? h("pre", { tabindex: "0" }, h("code")) : h("p");
 }
 
+/** Tokens a second after the first one; undefined where they came so fast that it would say nothing. */
+export function rateOf({ firstMs, totalMs, tokens }) {
+  const streamedMs = totalMs - firstMs;
+  return tokens > 1 && streamedMs >= SHORTEST_MS ? (tokens - 1) / (streamedMs / 1000) : undefined;
+}
+
 function renderFigures() {
   const { encodeMs, firstMs, totalMs, tokens } = figures;
-  const answering = totalMs !== undefined && firstMs !== undefined ? totalMs - firstMs : undefined;
-  const rate = tokens > 1 && answering > 0 ? (tokens - 1) / (answering / 1000) : undefined;
+  const rate = rateOf(figures);
   const items = [
     ["figure.route", duration(encodeMs)],
     ["figure.first", duration(firstMs)],

@@ -3,7 +3,7 @@
 import { byId, h, keyed, setAttribute, setText } from "./dom.js";
 import { onLanguage, say, score, t, unsay } from "./i18n.js";
 import { errorBox } from "./errors.js";
-import { findAdapter, known, shortDigest, thresholdOf } from "./state.js";
+import { baseName, findAdapter, known, shortDigest, thresholdOf } from "./state.js";
 
 export const BARS = 6;
 let shown = null; // the decision on screen
@@ -139,7 +139,7 @@ function adapterStation(target) {
   if (target.adapter === "none" && answered) return station("line.adapter", "", "", { key: target.specialist === "none" ? "line.nobody" : "line.own_model" });
   if (!target.adapter || target.adapter === "base") {
     if (!found) return station("line.adapter", "", "", { key: "line.own_model" });
-    return station("line.adapter", "", found.server.base?.id ?? "", { key: "line.base" });
+    return station("line.adapter", "", baseName(found.server.base), { key: "line.base" });
   }
   const digest = target.digest || found?.adapter?.digest || "";
   return station("line.adapter", target.adapter, shortDigest(digest), { title: digest || null });

@@ -106,13 +106,18 @@ export function duration(ms) {
   return `${score(ms / 1000, digits)}\u00a0s`;
 }
 
-/** Seconds as the two largest units. */
+/** Seconds as their two largest units. */
 export function age(seconds) {
   if (!isNumber(seconds)) return "–";
-  const parts = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
-  const first = Math.max(0, parts.findIndex(([, size]) => seconds >= size));
-  const [unit, size] = seconds < 1 ? parts[3] : parts[first];
-  return format("number", { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: 0 }).format(Math.floor(seconds / size));
+  const units = [[t("unit.day"), 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const first = Math.max(0, units.findIndex(([, size], index) => seconds >= size || index === 3));
+  let rest = Math.floor(seconds);
+  const parts = units.slice(first, first + 2).map(([unit, size]) => {
+    const count = Math.floor(rest / size);
+    rest -= count * size;
+    return `${number(count)}\u00a0${unit}`;
+  });
+  return parts.join("\u00a0");
 }
 
 /** Bytes in decimal units. */

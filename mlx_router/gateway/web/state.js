@@ -101,6 +101,12 @@ export function thresholdOf(label) {
   return Math.max(thresholds[label] ?? 0.5, least?.[label] ?? 0);
 }
 
+/** A base model's name; of a folder on the server's disk, only its end. */
+export function baseName(base) {
+  const id = base?.id ?? "";
+  return /^[/~]|^[A-Za-z]:/.test(id) ? `…/${id.split(/[/\\]/).filter(Boolean).slice(-2).join("/")}` : id;
+}
+
 /** `sha256:` and the first twelve digits. */
 export function shortDigest(digest) {
   return /^sha256:[0-9a-f]{13,}$/.test(digest ?? "") ? digest.slice(0, 19) : (digest ?? "");

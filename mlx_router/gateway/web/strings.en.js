@@ -15,6 +15,7 @@ export const ENGLISH = {
   "head.p50": "Median",
   "head.active": "Active",
 
+  "unit.day": "d",
   "theme.toggle": "Dark theme",
   "language.group": "Language",
 

@@ -15,6 +15,7 @@ export const FRENCH = {
   "head.p50": "Médiane",
   "head.active": "En cours",
 
+  "unit.day": "j",
   "theme.toggle": "Thème sombre",
   "language.group": "Langue",
 
