@@ -26,9 +26,15 @@ PORT = click.IntRange(0, 65535)
 )
 @click.option("--free-ports", is_flag=True, help="Take a free port for every process.")
 @click.option("--check", "check_only", is_flag=True, help="Validate the configuration, estimate memory, start nothing.")
+@click.option("--parent-pid", type=int, hidden=True, help="Stop when this process is no longer our parent.")
 @click.pass_context
 def serve(
-    ctx: click.Context, gateway_port: int | None, ports: tuple[str, ...], free_ports: bool, check_only: bool
+    ctx: click.Context,
+    gateway_port: int | None,
+    ports: tuple[str, ...],
+    free_ports: bool,
+    check_only: bool,
+    parent_pid: int | None,
 ) -> None:
     """Run gateway and specialists, and keep them alive.
 
@@ -58,7 +64,7 @@ def serve(
         for notice in (*config.notices, *_router_notice(config)):
             _say(f"note: {notice}")
         _say(f"serving {config.home} with {config.path or 'built-in defaults'} (process {holder.pid})")
-        supervisor = Supervisor(config, holder, read=read, say=_say, ports=fixed)
+        supervisor = Supervisor(config, holder, read=read, say=_say, ports=fixed, parent_pid=parent_pid)
         asyncio.run(supervisor.run())
 
 

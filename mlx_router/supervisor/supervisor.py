@@ -35,6 +35,7 @@ from mlx_router.supervisor.states import State
 RECORD_S = 1.0  # between two records where nothing changes
 MEASURE_S = 2.0  # between two readings of /metrics
 LOG = "log"
+_PARENT_S = 0.5  # between two looks at the parent
 _SETTLE_S = 0.2  # a saved file is read when it has been left alone for this long
 _EXAMPLE = '{"model": "ailiance/auto", "messages": [{"role": "user", "content": "KiCad: DRC clearance?"}]}'
 
@@ -53,6 +54,7 @@ class Supervisor:
         say: Callable[[str], None],
         ports: Mapping[str, int] | None = None,
         specs: Specs | None = None,
+        parent_pid: int | None = None,
     ) -> None:
         self.config = config
         self.config_error = ""
@@ -61,6 +63,7 @@ class Supervisor:
         self._read = read
         self._say_aloud = say
         self._specs = specs or (lambda config: child_specs(config, os.getpid(), ports or {}))
+        self._parent_pid = parent_pid
         self._gauges: dict[str, record.Gauge] = {}
         self._needs: list[Need] = []
         self._started_at = time.time()
@@ -80,6 +83,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        if self._parent_pid is not None:
+            self._follow_parent()
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True), cookie_jar=aiohttp.DummyCookieJar()
         ) as self._session:
@@ -87,7 +92,12 @@ class Supervisor:
                 self._add(spec)
             tasks = [
                 asyncio.create_task(work)
-                for work in (self._keep_record(), self._measure(), self._follow_reloads(), self._follow_file())
+                for work in (
+                    self._keep_record(),
+                    self._measure(),
+                    self._follow_reloads(),
+                    self._follow_file(),
+                )
             ]
             try:
                 await self._first_of(self._stop.wait(), *tasks)
@@ -222,6 +232,14 @@ class Supervisor:
         }
 
     # reloading
+
+    def _follow_parent(self) -> None:
+        """Stop when the process that started us, and wanted that, is gone."""
+        if os.getppid() == self._parent_pid:
+            asyncio.get_running_loop().call_later(_PARENT_S, self._follow_parent)
+        elif not self._stop.is_set():
+            self.say(f"stopping: process {self._parent_pid}, which started this, is gone")
+            self._stop.set()
 
     async def _follow_reloads(self) -> None:
         while True:
