@@ -52,7 +52,7 @@ def _print_end(path: Path, count: int) -> None:
             with item.open(encoding="utf-8", errors="replace") as file:
                 last.extend(file)
     for line in last:
-        click.echo(line, nl=not line.endswith("\n"))
+        click.echo(line, nl=False)
 
 
 def _follow(path: Path) -> None:
