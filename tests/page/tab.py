@@ -75,7 +75,7 @@ class Tab:
     def renew(self, *, width: int = 1280, height: int = 900, language: str = "en-GB") -> None:
         """As a new tab, on the same site: nothing stored, nothing emulated, nothing written down."""
         self.run("localStorage.clear(); sessionStorage.clear()")
-        self.call("Page.navigate", url="about:blank")
+        self.call("Page.stopLoading")
         self.requests.clear()
         self.problems.clear()
         self.speak(language)
@@ -123,6 +123,7 @@ class Tab:
 
     def open(self, url: str) -> None:
         """Go to a page and wait until it has started and knows the gateway's state, or why not."""
+        self.run("delete document.documentElement.dataset.started")  # the page before is not to be taken for it
         self.call("Page.navigate", url=url)
         self.wait("document.documentElement.dataset.started && document.body.dataset.connection !== 'connecting'")
 
