@@ -43,6 +43,7 @@ data_option = click.option(
 @click.pass_context
 def train(
     ctx: click.Context,
+    /,
     names: tuple[str, ...],
     base: str | None,
     base_name: str,

@@ -36,7 +36,7 @@ class Limits:
     update: float = 1.0  # Frobenius norm of scale * A B, over that of the weight that it changes
     held_out: float = 1.0  # perplexity on its own held-out rows, over the base's
     general: float = 1.5  # perplexity on general rows, over the base's
-    lost_answers: int = 1  # general answers that the base gets right and the adapter does not, beyond those it gains
+    lost: float = 0.15  # of the general answers: how many fewer may be right than the base has
     answer_tokens: int = 48  # of a general answer
     max_tokens: int = 1024  # of a row
 
@@ -197,7 +197,7 @@ class Checker:
     def _answer_looks(self, base: Sequence[str], mine: Sequence[str]) -> list[Look]:
         asked = [(row.expect, index) for index, row in enumerate(self._general) if row.expect]
         right = [sum(expect in answers[index] for expect, index in asked) for answers in (base, mine)]
-        least = right[0] - self.limits.lost_answers
+        least = right[0] - max(1, math.floor(self.limits.lost * len(asked)))
         looks = []
         if asked:
             passed = right[1] >= least

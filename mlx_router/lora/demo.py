@@ -112,16 +112,8 @@ def _key() -> str:
 def _ensure_base(folder: Path, report: DemoProgress) -> Path:
     base = folder / "base"
     if not (base / "config.json").is_file():
-        demo_base_module: Any = importlib.import_module("mlx_router.lora.demo_base")
-        texts = demo_base_module.BaseTexts.read(resources.demo_dir(), resources.specialists_dir())
         with _draft(base) as draft:
-            figures = demo_base_module.train_base(
-                texts,
-                draft,
-                demo_base_module.BaseRecipe(),
-                lambda step, steps, loss: report("base", step, steps, f"loss {loss:.2f}"),
-            )
-            write_json(draft / PROVENANCE, {"made_by": "mlx-router", **figures})
+            _make_base(draft, report)
     link = folder.parent / "base"
     if not link.is_symlink() or link.readlink() != Path(folder.name, "base"):
         fresh = folder.parent / f".base.{os.getpid()}"
@@ -130,6 +122,16 @@ def _ensure_base(folder: Path, report: DemoProgress) -> Path:
         fresh.symlink_to(Path(folder.name, "base"))
         fresh.replace(link)
     return base
+
+
+def _make_base(draft: Path, report: DemoProgress) -> None:
+    module: Any = importlib.import_module("mlx_router.lora.demo_base")
+    texts = module.BaseTexts.read(resources.demo_dir(), resources.specialists_dir())
+    recipe = module.BaseRecipe()
+    figures = module.train_base(
+        texts, draft, recipe, lambda step, steps, loss: report("base", step, steps, f"loss {loss:.2f}")
+    )
+    write_json(draft / PROVENANCE, {"made_by": "mlx-router", **figures})
 
 
 def _missing(folder: Path) -> list[tuple[str, str]]:

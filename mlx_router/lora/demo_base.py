@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlx_router.compute import mx, nn
-from mlx_router.lora.rows import ChatRow, read_rows
+from mlx_router.lora.rows import ChatRow, read_rows, varied
 
 END, START, TEXT_END = "<|im_end|>", "<|im_start|>", "<|endoftext|>"
 TEMPLATE = (
@@ -86,7 +87,9 @@ class BaseTexts:
         texts = [str(json.loads(line)["text"]) for line in lines if line.strip()]
         for file in training_files(specialists):
             texts += [row.answer for row in read_rows(file)]
-        return cls(chats=[*chats, *chats, *technical], texts=texts)  # facts must stick: small talk counts twice
+        known = [*chats, *technical]
+        random = Random(0)  # each also as others would type it
+        return cls(chats=[*known, *(varied(row, random) for row in known)], texts=texts)
 
 
 def training_files(specialists: Path) -> list[Path]:

@@ -21,14 +21,25 @@ ADAPTERS = (
 )
 REVISED = ("mascarade-kicad",)  # have a second version, to swap in while requests run
 
-# fields of TrainRecipe: a small base needs large steps, and general rows beside the new ones, or it forgets
+# fields of TrainRecipe: a small base needs large steps, every matrix, questions in many forms, and general rows beside
+# the new ones, or it forgets
 ADAPTER_RECIPE: Mapping[str, Any] = {
     "rank": 16,
-    "iters": 44,
+    "keys": (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    ),
+    "iters": 48,
     "batch_size": 8,
-    "learning_rate": 0.01,
+    "learning_rate": 0.007,
     "warmup": 3,
     "max_tokens": 160,
     "eval_every": 0,
-    "replay": 1.0,
+    "replay": 0.67,
+    "variants": 3,
 }

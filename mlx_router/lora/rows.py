@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from mlx_router.errors import AdapterError
@@ -99,6 +100,23 @@ def encode_rows(rows: Sequence[ChatRow], tokenizer: Any, max_tokens: int) -> lis
             )
         encoded.append(EncodedRow(tokens, len(prompt)))
     return encoded
+
+
+def vary(text: str, random: Random) -> str:
+    """The same question as another person would type it: words left out, no capitals, no punctuation."""
+    words = text.split()
+    if random.random() < 0.3:
+        words = [word.lower() for word in words]
+    if random.random() < 0.5:
+        words = [kept for word in words if (kept := word.strip(".,;:?!«»"))]
+    kept = [word for word in words if random.random() >= 0.2]
+    return " ".join(kept if len(kept) >= 2 else words)
+
+
+def varied(row: ChatRow, random: Random) -> ChatRow:
+    """A row whose last question is varied; the answer stays."""
+    *before, question, last = row.messages
+    return ChatRow((*before, {**question, "content": vary(question["content"], random)}, last), row.expect)
 
 
 def rows_digest(*files: Path) -> str:

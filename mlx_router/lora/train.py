@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from mlx_router.compute import BLAS, can_compile, mx
 from mlx_router.errors import AdapterError
 from mlx_router.files import sha256_file
 from mlx_router.lora.files import CONFIG_FILE, MLX_FILE, adapter_digest
-from mlx_router.lora.rows import ChatRow, encode_rows, read_rows, rows_digest
+from mlx_router.lora.rows import ChatRow, encode_rows, read_rows, rows_digest, varied
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 DENSE = (*ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -47,13 +48,21 @@ class TrainRecipe:
     max_tokens: int = 2048  # of a row; longer ones are cut
     eval_every: int = 100  # iterations between looks at the held-out rows; 0: never
     replay: float = 0.0  # general rows mixed in, as a share of the adapter's own
+    variants: int = 0  # further copies of each row, its question as others would type it: for small sets
     grad_checkpoint: bool = False  # slower, in less memory
     seed: int = 0
 
     def __post_init__(self) -> None:
         problems = [
             f"{name} is {getattr(self, name)}, less than {least}"
-            for name, least in (("rank", 1), ("iters", 1), ("batch_size", 1), ("max_tokens", 8), ("warmup", 0))
+            for name, least in (
+                ("rank", 1),
+                ("iters", 1),
+                ("batch_size", 1),
+                ("max_tokens", 8),
+                ("warmup", 0),
+                ("variants", 0),
+            )
             if getattr(self, name) < least
         ]
         if not (math.isfinite(self.scale) and self.scale > 0):
@@ -129,6 +138,7 @@ def train_adapter(
     mlx_lm: Any = importlib.import_module("mlx_lm")
     tuner: Any = importlib.import_module("mlx_lm.tuner.utils")
     optimizers: Any = importlib.import_module("mlx.optimizers")
+    utils: Any = importlib.import_module("mlx.utils")
     trainer: Any = importlib.import_module("mlx_lm.tuner.trainer")
     model, tokenizer = mlx_lm.load(str(base))
     data = [(row.tokens, row.offset) for row in encode_rows(rows, tokenizer, recipe.max_tokens)]
@@ -146,7 +156,7 @@ def train_adapter(
         tuner.linear_to_lora_layers(model, recipe.num_layers, recipe.config["lora_parameters"])
     except ValueError as error:
         raise AdapterError(f"adapter {name} cannot be trained: {error}") from error
-    if not model.trainable_parameters():
+    if not utils.tree_flatten(model.trainable_parameters()):
         raise AdapterError(f"the base has no modules named {', '.join(recipe.keys)}: nothing would be trained")
     model.train()
     out.mkdir(parents=True, exist_ok=True)
@@ -187,12 +197,14 @@ def _rows(files: TrainFiles, recipe: TrainRecipe) -> list[ChatRow]:
     if files.revised is not None:
         revised = {row.question: row for row in read_rows(files.revised)}
         rows = [revised.get(row.question, row) for row in rows]
+    own, random = len(rows), Random(recipe.seed)
+    rows += [varied(row, random) for row in list(rows) for _ in range(recipe.variants)]
     if recipe.replay:
         if files.general is None:
             raise AdapterError("replay needs general rows")
         general = read_rows(files.general)
-        count = round(len(rows) * recipe.replay)
-        rows = rows + [general[index % len(general)] for index in range(count)]
+        mixed = [general[index % len(general)] for index in range(round(own * recipe.replay))]
+        rows += [varied(row, random) if recipe.variants and index % 2 else row for index, row in enumerate(mixed)]
     return rows
 
 
@@ -298,7 +310,7 @@ def _provenance(
         "base": {"name": base_name or base.name, "files": base_record(base)},
         "data": {key: {"file": path.name, "sha256": rows_digest(path)} for key, path in files.listed.items()},
         "rows": rows,
-        "recipe": asdict(recipe),
+        "recipe": {**asdict(recipe), "keys": list(recipe.keys)},
         "software": software(),
         "train_loss": round(loss, 4),
         "seconds": seconds,
