@@ -44,7 +44,7 @@ def demo(ctx: click.Context, as_json: bool) -> None:
     paths = _prepare(home)
     prepared_s = time.monotonic() - began
     console.print(f"  prepared in {prepared_s:.1f} s; starting gateway and specialists", style="dim")
-    stage = Stage(home, config)
+    stage = Stage(home, write_config(home, str(paths.base)))
     story = asyncio.run(_run(console, stage, paths))
     story.claim("every process has ended", not stage.left_behind)
     failed = [what for what, holds in story.claims if not holds]

@@ -26,12 +26,15 @@ adapter_roots = ["{roots}"]
 port = 0
 probe_interval_s = 0.5
 drain_timeout_s = 10
+
+[supervisor]
+give_up_after = 3
 """
 _SPECIALIST = """
 [[specialist]]
 name = "{name}"
 port = 0
-base = "demo"
+base = "{base}"
 slots = 16
 bank_bytes = "512 MiB"
 prompt_cache_bytes = "128 MiB"
@@ -58,14 +61,18 @@ def choose_home(home: Path) -> tuple[Path, str]:
     return own, reason
 
 
-def write_config(home: Path) -> Path:
+def write_config(home: Path, base: str = BASE) -> Path:
     """The demo's configuration: the defaults on free ports, whatever file the user has."""
     path = home / "run" / "demo.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    roots = str((home / "demo").resolve()).replace("\\", "\\\\").replace('"', '\\"')
-    text = _CONFIG.format(roots=roots) + "".join(_SPECIALIST.format(name=name) for name in ("hardware", "code"))
+    text = _CONFIG.format(roots=_escaped(str((home / "demo").resolve())))
+    text += "".join(_SPECIALIST.format(name=name, base=_escaped(base)) for name in ("hardware", "code"))
     write_atomic(path, text)
     return path
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def ensure_router(home: Path, config: Path) -> bool:

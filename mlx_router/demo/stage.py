@@ -85,7 +85,11 @@ class Stage:
                 if failed := [child for child in children if child["state"] == "failed"]:
                     raise SupervisorError(f"{failed[0]['name']}: {failed[0]['reason']}")
                 if time.monotonic() > deadline:
-                    waits = [f"{child['name']}: {child['reason']}" for child in children if not child["serving"]]
+                    waits = [
+                        f"{child['name']}: {child['last_end'] or child['reason']}"
+                        for child in children
+                        if not child["serving"]
+                    ]
                     raise SupervisorError(f"not ready after {READY_S:g} s: {'; '.join(waits)}")
             await asyncio.sleep(0.1)
 
