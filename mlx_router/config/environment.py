@@ -10,6 +10,7 @@ MLX_ROUTER_ADMIN_TOKEN   in place of security.admin_token
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,6 +58,11 @@ def hub_cache() -> Path:
 def search_path() -> str:
     """$PATH, for a service that starts outside of a shell."""
     return os.environ.get("PATH", os.defpath)
+
+
+def invoking_user() -> str:
+    """Who asked: the user behind sudo, else this one."""
+    return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 def service_dirs() -> tuple[Path, Path]:
@@ -118,6 +124,7 @@ __all__ = [
     "child_environment",
     "home_dir",
     "hub_cache",
+    "invoking_user",
     "launched_rank",
     "search_path",
     "service_dirs",

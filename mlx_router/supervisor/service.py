@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import plistlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_router.config import Config
-from mlx_router.config.environment import search_path, service_dirs
+from mlx_router.config.environment import invoking_user, search_path, service_dirs
 from mlx_router.errors import SupervisorError
 from mlx_router.files import write_atomic
 
@@ -100,14 +100,14 @@ def _launchd(config: Config, system: bool) -> Service:
         "StandardErrorPath": log,
     }
     if system:
-        content["UserName"] = getpass.getuser()
+        content["UserName"] = invoking_user()
     domain = "system" if system else f"gui/{os.getuid()}"
     advice = (
         ()
         if system
         else (
             "An agent starts when you log in. For a Mac without a screen, that starts with nobody logged in:",
-            "  sudo mlx-router service install --system",
+            f"  sudo {' '.join(shlex.quote(word) for word in command_line(config)[:-1])} service install --system",
         )
     )
     return Service(
@@ -124,7 +124,7 @@ def _systemd(config: Config, system: bool) -> Service:
     folder = _SYSTEM_DIRS[1] if system else service_dirs()[1]
     path = folder / UNIT
     scope = () if system else ("--user",)
-    user = f"User={getpass.getuser()}\n" if system else ""
+    user = f"User={invoking_user()}\n" if system else ""
     text = f"""[Unit]
 Description=mlx-router: one OpenAI endpoint over LoRA specialists
 After=network.target
@@ -145,9 +145,7 @@ NoNewPrivileges=yes
 WantedBy={"multi-user.target" if system else "default.target"}
 """
     advice = (
-        ()
-        if system
-        else (f"It starts at boot with nobody logged in after: loginctl enable-linger {getpass.getuser()}",)
+        () if system else (f"It starts at boot with nobody logged in after: loginctl enable-linger {invoking_user()}",)
     )
     return Service(
         path=path,

@@ -49,13 +49,14 @@ def test_the_agent_of_a_mac(config: Config, tmp_path: Path) -> None:
     assert found["EnvironmentVariables"]["PATH"] == "/opt/my tools/bin:/usr/bin"
     assert "UserName" not in found
     assert service.start_commands[0][:2] == ("launchctl", "bootstrap")
-    assert any("--system" in line for line in service.advice)
+    assert f"--home '{config.home}' --config {config.path} service install --system" in service.advice[1]
 
 
-def test_the_daemon_of_a_mac_starts_with_nobody_logged_in(config: Config) -> None:
+def test_the_daemon_of_a_mac_starts_with_nobody_logged_in(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_USER", "ada")
     service = make_service(config, macos=True, system=True)
     assert service.path.parent == Path("/Library/LaunchDaemons")
-    assert plistlib.loads(service.text.encode())["UserName"]
+    assert plistlib.loads(service.text.encode())["UserName"] == "ada"
     assert service.start_commands[0][2] == "system"
 
 
