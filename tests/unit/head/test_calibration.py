@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import numpy as np
+
+from mlx_router.head.calibration import Calibration, fit_calibration
+from mlx_router.training.metrics import expected_calibration_error
+
+
+def _overconfident(rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits three times too large for the truth that is drawn from them."""
+    logits = rng.normal(size=(rows, 8))
+    share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    truth = np.array([rng.choice(8, p=row) for row in share])
+    return (3 * logits).astype(np.float32), np.eye(8, dtype=bool)[truth]
+
+
+def _error(p: np.ndarray, truth: np.ndarray) -> float:
+    return expected_calibration_error(p.max(axis=1), truth[np.arange(len(p)), p.argmax(axis=1)])
+
+
+def test_overconfidence_is_taken_away() -> None:
+    rng = np.random.default_rng(0)
+    logits, truth = _overconfident(rng, 3000)
+    fresh, fresh_truth = _overconfident(rng, 3000)
+    before = _error(Calibration(np.ones(8), np.zeros(8), temperature=1.0)(fresh), fresh_truth)
+    after = _error(fit_calibration(logits, truth, temperature=1.0)(fresh), fresh_truth)
+    assert before > 0.15
+    assert after < 0.04
+
+
+def test_plain_sigmoid_without_calibration() -> None:
+    p = Calibration.identity(2)(np.array([[0.0, 100.0]], dtype=np.float32))
+    np.testing.assert_allclose(p, [[0.5, 1.0]])
+
+
+def test_survives_json() -> None:
+    rng = np.random.default_rng(1)
+    fitted = fit_calibration(*_overconfident(rng, 500), temperature=2.5)
+    logits = rng.normal(size=(5, 8)).astype(np.float32)
+    np.testing.assert_array_equal(Calibration.from_json(fitted.to_json())(logits), fitted(logits))
+
+
+def test_huge_logits_stay_finite() -> None:
+    p = Calibration(np.ones(3), np.zeros(3), temperature=0.1)(np.array([[1e6, -1e6, 0]], dtype=np.float32))
+    assert np.isfinite(p).all()

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_router.errors import VersionCorrupt
+from mlx_router.head.lexical import fold, hashed_ngrams, load_lexical
+from mlx_router.training.ridge import fit_lexical
+
+TEXTS = [
+    "route the differential pair on the board",
+    "the board outline and its copper zone",
+    "zone fill leaves the pad unconnected on the board",
+    "borrow checker says the value was moved",
+    "the lifetime of this borrow is too short",
+    "cargo says the value does not live long enough",
+]
+TARGETS = np.repeat(np.eye(2, dtype=np.float32), 3, axis=0)
+
+
+def test_fold_forgets_case_accents_digits_and_punctuation() -> None:
+    assert fold("  Été_2024: STM32-F4!  ") == "ete 0000 stm00 f0"
+
+
+@given(st.text(max_size=400))
+def test_any_text_has_ngrams(text: str) -> None:
+    buckets, values = hashed_ngrams(text)
+    assert len(buckets) == len(values)
+    assert np.all(np.diff(buckets.astype(np.int64)) > 0)
+
+
+def test_learns_words_it_has_seen() -> None:
+    lexical = fit_lexical(TEXTS, TARGETS)
+    scores = lexical.scores(["copper zone on my board", "the borrow does not live long enough"])
+    assert scores.argmax(axis=1).tolist() == [0, 1]
+
+
+def test_unknown_words_say_nothing() -> None:
+    assert np.abs(fit_lexical(TEXTS, TARGETS).scores(["", "漢字漢字"])).max() == 0.0
+
+
+def test_survives_the_file(tmp_path: Path) -> None:
+    lexical = fit_lexical(TEXTS, TARGETS)
+    lexical.save(tmp_path / "lexical.safetensors")
+    again = load_lexical(tmp_path / "lexical.safetensors", classes=2)
+    np.testing.assert_array_equal(again.scores(TEXTS), lexical.scores(TEXTS))
+
+
+def test_wrong_number_of_labels_is_refused(tmp_path: Path) -> None:
+    fit_lexical(TEXTS, TARGETS).save(tmp_path / "lexical.safetensors")
+    with pytest.raises(VersionCorrupt, match=r"weights: shape .* expected .*, 3\)"):
+        load_lexical(tmp_path / "lexical.safetensors", classes=3)
