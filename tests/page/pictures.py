@@ -1,4 +1,7 @@
-"""Pictures of the page for the README: `python -m tests.page.pictures docs/images`."""
+"""Pictures of the page for the README: `python -m tests.page.pictures docs/images [http://127.0.0.1:9300]`.
+
+Of a running gateway where its address is given, else with the sample data of the tests, whose figures mean nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ PACE_S = 0.035  # between two pieces of the answer
 def main() -> int:
     """Write page-light.png and page-dark.png into the folder named on the command line."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
+    running = sys.argv[2] if len(sys.argv) > 2 else None
     binary = find_chromium()
     if binary is None:
         print(MISSING, file=sys.stderr)
@@ -29,7 +33,7 @@ def main() -> int:
             for scheme in ("light", "dark"):
                 tab = Tab(browser)
                 tab.prefer(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
-                tab.open(stub.url + "/")
+                tab.open((running or stub.url).rstrip("/") + "/")
                 tab.click("#prompt")
                 tab.type(PROMPT)
                 tab.key("Enter", CTRL)
