@@ -40,9 +40,8 @@ class Reply:
 
     @property
     def tokens_per_s(self) -> float:
-        """Decoding speed, the first token apart."""
-        span_s = self.end_s - self.first_s
-        return (self.tokens - 1) / span_s if self.tokens > 1 and span_s > 0 else 0.0
+        """Over the whole answer, the prompt included: tokens may arrive in bursts."""
+        return self.tokens / self.end_s if self.end_s > 0 else 0.0
 
 
 class Client:

@@ -108,6 +108,10 @@ class Story:
         for item in status["specialists"]:
             names = [adapter["id"] for adapter in item.get("adapters", ()) if adapter["state"] in _SERVED]
             self.console.print(f"  {item['name']} can serve: {' '.join(names) or 'the base alone'}", style="dim")
+            self.claim(f"{item['name']} has adapters to serve", bool(names))
+            for adapter in item.get("adapters", ()):
+                if adapter["state"] == "quarantined":
+                    self.console.print(f"  {adapter['id']} is quarantined: {adapter.get('reason')}", style="yellow")
         self.claim("the router has a version", bool(router["version"]))
 
     async def _ask(self, prompt: str) -> None:
@@ -125,7 +129,7 @@ class Story:
         held = await self._digest(str(target.get("specialist")), wanted)
         self.console.print(
             Text(
-                f"\n  {wanted} {short(reply.digest)} on {reply.headers.get('x-router-specialist')}"
+                f"\n  {wanted}{_version(reply.digest)} on {reply.headers.get('x-router-specialist')}"
                 f"  ·  first token {reply.first_s * 1e3:.0f} ms  ·  {reply.tokens_per_s:.0f} tok/s",
                 style="dim",
             )
@@ -246,6 +250,10 @@ class Story:
 _SERVED = ("resident", "available")
 
 
+def _version(digest: str) -> str:
+    return "" if digest == "base" else f" {short(digest)}"
+
+
 def short(digest: str) -> str:
     """The first digits of a digest."""
     return digest.removeprefix("sha256:")[:12]
@@ -259,7 +267,7 @@ def figures_table(figures: Figures) -> Table:
         "encoding and deciding, p50": f"{_median(figures.encode_ms)} ms",
         "POST /v1/route, p50": f"{_median(figures.route_ms)} ms",
         "first token, p50": f"{_median(figures.first_ms)} ms",
-        "one answer alone, p50": f"{_median(figures.tokens_per_s)} tok/s",
+        "one answer alone, prompt and all, p50": f"{_median(figures.tokens_per_s)} tok/s",
         "all at once": f"{figures.mixed_tokens_per_s:.0f} tok/s over {figures.mixed_adapters} adapters",
         "swap, p50": f"{_median(figures.swap_ms)} ms, the model waiting {_median(figures.swap_bank_ms)} ms of it",
     }
