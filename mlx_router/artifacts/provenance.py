@@ -43,6 +43,8 @@ class TrainingRun:
     """Facts of one run of `router train`."""
 
     corpus: CorpusSource
+    corpus_source: str
+    corpus_rights: str
     counts: dict[str, Any]
     leaks: int
     recipe: dict[str, Any]
@@ -78,7 +80,7 @@ def build_record(folder: Path, version: str, run: TrainingRun, previous: str | N
         "weights_file": weights_file(folder),
         "architecture": architecture(meta),
         "training_data": {
-            "source": "the corpus that ships with mlx-router, written for it",
+            "source": run.corpus_source,
             "files": [{"name": path.name, "sha256": sha256_file(path)} for path in run.corpus.files],
             "counts": run.counts,
             "split": f"80/10/10, stratified by label, near-duplicates kept together, seed {run.recipe['seed']}",
@@ -86,13 +88,14 @@ def build_record(folder: Path, version: str, run: TrainingRun, previous: str | N
                 "method": "embedding cosine >= 0.95, or >= 0.7 with a character 4-gram Jaccard >= 0.55",
                 "pairs_across_splits": run.leaks,
             },
-            "language_mix": "French and English, with small amounts of German, Italian and Spanish",
-            "copyright_status": "every prompt was written for this project; none is copied from elsewhere",
+            "language_mix": _language_mix(run.counts),
+            "copyright_status": run.corpus_rights,
         },
         "training_method": {
             "loss": f"{run.recipe['loss']} (multi-label sigmoid at inference)",
             "optimizer": f"AdamW lr={run.recipe['learning_rate']}, cosine decay",
             **run.recipe,
+            "lexical_model": "ridge regression on n-grams; measured on a fit without, served from a fit with, test rows",
             "encoder_runtime": run.runtime,
             "hardware": hardware(),
             "wall_clock_s": run.wall_s,
@@ -223,6 +226,16 @@ def _encoder(model: str | None, tokenizer: str | None, source: str, meta: dict[s
         "tokenizer_sha256": tokenizer,
         "obtained_from": source,
     }
+
+
+def _language_mix(counts: dict[str, Any]) -> str:
+    """Shares of the corpus, most first: "en 47 %, fr 45 %"."""
+    total: dict[str, int] = {}
+    for langs in counts["per_label_and_language"].values():
+        for lang, rows in langs.items():
+            total[lang] = total.get(lang, 0) + rows
+    ordered = sorted(total.items(), key=lambda item: -item[1])
+    return ", ".join(f"{lang} {100 * rows / counts['rows']:.0f} %" for lang, rows in ordered)
 
 
 def _modification(meta: dict[str, Any]) -> str:

@@ -111,7 +111,7 @@ class EncoderConfig:
     runtime: Annotated[str, Choice(RUNTIMES)] = "auto"  # auto, mlx or onnx
     path: Path | None = None  # a directory with model.safetensors and tokenizer.json
     dtype: Annotated[str, Choice(DTYPES)] = "float32"
-    threads: CountOrNone = 0  # 0: half the cores, at least one
+    threads: CountOrNone = 0  # of the onnx runtime; 0: every core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

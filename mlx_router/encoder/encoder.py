@@ -77,7 +77,7 @@ def load_encoder(
 
     Args:
         dtype: float32, float16 or bfloat16; the last two on mlx only.
-        threads: CPU threads of the onnx runtime, 0 for every core but one.
+        threads: CPU threads of the onnx runtime, 0 for every core.
         cache: where the onnx graph built from `files` is kept.
     """
     chosen = choose_runtime(runtime)

@@ -72,7 +72,7 @@ class BankedModel(nn.Module):
     """The model to generate with: takes the rows' adapters from the last element of the cache."""
 
     def __init__(self, bank: AdapterBank, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.model: Any = model
         self._bank = bank
 

@@ -108,7 +108,7 @@ def vary(text: str, random: Random) -> str:
     if random.random() < 0.3:
         words = [word.lower() for word in words]
     if random.random() < 0.5:
-        words = [kept for word in words if (kept := word.strip(".,;:?!«»"))]
+        words = [bare for word in words if (bare := word.strip(".,;:?!«»"))]
     kept = [word for word in words if random.random() >= 0.2]
     return " ".join(kept if len(kept) >= 2 else words)
 

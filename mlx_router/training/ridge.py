@@ -5,14 +5,19 @@ With n rows far fewer than n-grams, the dual is cheap: solve (F Fᵀ + λ I) A =
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse
 
-from mlx_router.head.lexical import BUCKETS, Lexical, hashed_ngrams
+from mlx_router.errors import VersionCorrupt
+from mlx_router.head.lexical import BUCKETS, NGRAMS, Lexical, hashed_ngrams, load_lexical
 
 RIDGE = 0.5
 MIN_ROWS = 2  # an n-gram of one row tells that row from others, not one label from another
@@ -35,6 +40,23 @@ def fit_lexical(texts: Sequence[str], y: npt.NDArray[np.float32]) -> Lexical:
     dual = scipy.linalg.cho_solve(factor, y - y.mean(axis=0), check_finite=False)
     weights = features.T @ dual
     return Lexical(kept.astype(np.uint32), idf, np.asarray(weights, dtype=np.float16))
+
+
+def cached_lexical(texts: Sequence[str], y: npt.NDArray[np.float32], directory: Path) -> Lexical:
+    """`fit_lexical`, or what it gave for exactly these rows before."""
+    digest = hashlib.sha256(repr((RIDGE, MIN_ROWS, MAX_SHARE, IDF_POWER, NGRAMS, BUCKETS)).encode())
+    digest.update("\0".join(texts).encode("utf-8", "surrogatepass"))
+    digest.update(np.ascontiguousarray(y).tobytes())
+    path = directory / f"{digest.hexdigest()[:32]}.safetensors"
+    if path.is_file():
+        with suppress(VersionCorrupt):  # a damaged file is fitted again
+            return load_lexical(path, y.shape[1])
+    lexical = fit_lexical(texts, y)
+    directory.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    lexical.save(draft)
+    draft.replace(path)
+    return lexical
 
 
 def _count_matrix(texts: Sequence[str]) -> scipy.sparse.csr_matrix:
