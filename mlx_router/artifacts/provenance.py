@@ -95,7 +95,7 @@ def build_record(folder: Path, version: str, run: TrainingRun, previous: str | N
             "loss": f"{run.recipe['loss']} (multi-label sigmoid at inference)",
             "optimizer": f"AdamW lr={run.recipe['learning_rate']}, cosine decay",
             **run.recipe,
-            "lexical_model": "ridge regression on n-grams; measured on a fit without, served from a fit with, test rows",
+            "lexical_model": "ridge regression on n-grams; measured without the test rows, served with them",
             "encoder_runtime": run.runtime,
             "hardware": hardware(),
             "wall_clock_s": run.wall_s,

@@ -37,7 +37,7 @@ from mlx_router.lora.installed import CHECK, PROVENANCE
 from mlx_router.lora.registry import Registry
 
 BASE_NAME = "demo"
-_SOURCES = ("demo_base.py", "demo_recipes.py", "train.py", "rows.py")  # whose change makes other weights
+_SOURCES = ("demo_base.py", "demo_recipes.py", "train.py", "batches.py", "rows.py")  # whose change makes other weights
 
 
 class DemoProgress(Protocol):

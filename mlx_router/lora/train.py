@@ -25,10 +25,12 @@ from mlx_router import __version__
 from mlx_router.compute import BLAS, can_compile, mx
 from mlx_router.errors import AdapterError
 from mlx_router.files import sha256_file
+from mlx_router.lora.batches import answer_loss, iterate_batches
 from mlx_router.lora.files import CONFIG_FILE, MLX_FILE, adapter_digest
 from mlx_router.lora.rows import ChatRow, encode_rows, read_rows, rows_digest, varied
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+CPU_CACHE_BYTES = 2**30  # of freed buffers kept between iterations: asking the system for pages anew takes longer
 DENSE = (*ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
@@ -148,7 +150,7 @@ def train_adapter(
             (row.tokens, row.offset) for row in encode_rows(read_rows(files.valid), tokenizer, recipe.max_tokens)
         ]
     batch_size = min(recipe.batch_size, len(data), len(held_out) if held_out else len(data))
-    data += data[: -len(data) % batch_size]  # mlx-lm would leave the longest rows out of every pass
+    data += data[: -len(data) % batch_size]  # mlx-lm's own batches would leave the longest rows out of every pass
     mx.random.seed(recipe.seed)
     np.random.seed(recipe.seed)  # mlx-lm draws the order of batches from numpy's global generator
     model.freeze()
@@ -161,6 +163,7 @@ def train_adapter(
     model.train()
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG_FILE).write_text(json.dumps(recipe.config, indent=2) + "\n", encoding="utf-8")
+    on_cpu = mx.default_device().type == mx.DeviceType.cpu
     arguments = trainer.TrainingArgs(
         batch_size=batch_size,
         iters=recipe.iters,
@@ -171,15 +174,18 @@ def train_adapter(
         max_seq_length=recipe.max_tokens + 1,
         adapter_file=str(out / MLX_FILE),
         grad_checkpoint=recipe.grad_checkpoint,
+        clear_cache_threshold=CPU_CACHE_BYTES if on_cpu else 0,
     )
     display = _Display(recipe.iters, on_progress)
-    with _as_we_need_it(trainer, display):
+    ways = {"loss": answer_loss, "iterate_batches": iterate_batches} if on_cpu else {}
+    with _as_we_need_it(trainer, display, compiled=not on_cpu):
         trainer.train(
             model=model,
             optimizer=optimizers.Adam(learning_rate=_schedule(recipe), bias_correction=True),
             train_dataset=data,
             val_dataset=held_out,
             args=arguments,
+            **ways,
         )
     if not math.isfinite(display.loss):
         raise AdapterError(f"adapter {name}: the loss became {display.loss}; lower the learning rate")
@@ -261,18 +267,17 @@ class _Display:
 
 
 @contextmanager
-def _as_we_need_it(trainer: Any, display: _Display) -> Iterator[None]:
-    """mlx-lm's trainer with our display, without the wired limit; compiled only where that is worth the time."""
+def _as_we_need_it(trainer: Any, display: _Display, *, compiled: bool) -> Iterator[None]:
+    """mlx-lm's trainer with our display, without the wired limit, and compiled only where that is worth the time."""
     saved = trainer.TrainUI, trainer.maybe_set_recommended_wired_limit
     trainer.TrainUI, trainer.maybe_set_recommended_wired_limit = display, lambda: None
-    on_cpu = mx.default_device().type == mx.DeviceType.cpu
-    if on_cpu:
+    if not compiled:
         mx.disable_compile()  # g++ takes longer than what it saves
     try:
         yield
     finally:
         trainer.TrainUI, trainer.maybe_set_recommended_wired_limit = saved
-        if on_cpu and can_compile():
+        if not compiled and can_compile():
             mx.enable_compile()
 
 

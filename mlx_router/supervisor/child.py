@@ -17,6 +17,7 @@ from mlx_router.supervisor.spec import ChildSpec
 from mlx_router.supervisor.states import Backoff, State, check_step
 
 FIRST_LOOK_S = 0.05  # between two looks at a child that starts; slower with time
+DEAD_S = 2.0  # a child that says itself that it is dead has this long to leave
 _READ_BYTES = 2**16
 _READS = 16  # at once, so that a child that floods its log does not keep us from the others
 
@@ -181,7 +182,9 @@ class Child:
                 healthy_at = now
             self._see(look)
             limit_s = self._settings.unhealthy_s if listened else self._settings.boot_timeout_s
-            if look.dead or now - (healthy_at if listened else began) > limit_s:
+            if look.dead:  # it may be leaving, and about to say why
+                limit_s = min(limit_s, DEAD_S)
+            if now - (healthy_at if listened else began) > limit_s:
                 reason = f"killed: {look.reason or 'no answer'} (for {now - healthy_at:.0f} s)"
                 self.log.write(f"serve: {reason}\n".encode())
                 self.kill()

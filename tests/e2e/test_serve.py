@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from mlx_router.lora.registry import Registry
 from tests.gateway_rig import ROOT, http
 from tests.serve_rig import Serve, serving
-from tests.tiny_chat import save_revealing, save_version
+from tests.tiny_home import make_home
 
-DOMAINS = ("kicad-pcb", "sql")
-ADAPTERS = {"mascarade-kicad": 0, "mascarade-sql": 1}  # their versions answer in A and in B
 CONFIG = """
 [gateway]
 port = 0
@@ -45,20 +40,7 @@ prompt_cache_bytes = "16 MiB"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with a trained router and two installed adapters, beside a base."""
-    folder = tmp_path_factory.mktemp("serve")
-    save_revealing(folder / "base")
-    corpus = folder / "corpus"
-    corpus.mkdir()
-    for domain in DOMAINS:
-        lines = (ROOT / "data" / "router" / f"{domain}.jsonl").read_text(encoding="utf-8").splitlines()[:60]
-        (corpus / f"{domain}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    home = folder / "home"
-    command = [sys.executable, "-m", "mlx_router", "--home", str(home), "router", "train"]
-    subprocess.run([*command, "--data", str(corpus), "--epochs", "8"], check=True, cwd=folder, capture_output=True)
-    for name, version in ADAPTERS.items():
-        Registry(home).install(name, save_version(folder / name, version))
-    return folder
+    return make_home(tmp_path_factory.mktemp("serve"))
 
 
 @pytest.fixture(scope="module")
