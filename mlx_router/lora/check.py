@@ -26,6 +26,8 @@ from mlx_router.lora.rows import ChatRow, EncodedRow, encode_rows
 from mlx_router.lora.tensors import Array
 from mlx_router.lora.validate import match
 
+COMMON_RANK = 16
+BANK_BYTES = 64 * 2**30  # no bound that matters: the bank has one slot
 _LINK = re.compile(r"https?://|www\.", re.IGNORECASE)
 
 
@@ -105,13 +107,14 @@ class Checker:
         self._general = list(general)
         self._encoded = encode_rows(self._general, self._tokenizer, self.limits.max_tokens) if general else []
         self._base: _Figures | None = None
+        self._bank: AdapterBank | None = None
 
     def check(self, path: Path, valid: Sequence[ChatRow], *, name: str | None = None) -> Report:
         """Every look at the adapter in `path`; a directory that cannot be read or does not fit fails the first."""
         try:
             files = read_adapter(path, name=name)
-            bank = AdapterBank(self._model, slots=2, max_rank=files.rank, budget_bytes=64 * 2**30, expert_slots=1)
-            pairs = match(files, bank.targets, files.rank)
+            bank = self._bank_for(files.rank)
+            pairs = match(files, bank.targets, bank.max_rank)
             version = bank.load(files)
         except AdapterError as error:
             note = " ".join(error.message.split())
@@ -128,6 +131,13 @@ class Checker:
             lease.release()
             bank.retire(version)
         return Report(name=files.name, digest=files.digest, looks=tuple(looks))
+
+    def _bank_for(self, rank: int) -> AdapterBank:
+        """A bank with one slot, used again for every adapter that it can hold."""
+        if self._bank is None or self._bank.max_rank < rank:
+            size = max(rank, COMMON_RANK)
+            self._bank = AdapterBank(self._model, slots=2, max_rank=size, budget_bytes=BANK_BYTES, expert_slots=1)
+        return self._bank
 
     def _file_looks(self, files: AdapterFiles, pairs: Mapping[str, LoraPair], bank: AdapterBank) -> list[Look]:
         zero = [path for path, pair in pairs.items() if not np.any(pair.b)]

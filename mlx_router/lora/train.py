@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from mlx_router.lora.batches import answer_loss, iterate_batches
 from mlx_router.lora.files import CONFIG_FILE, MLX_FILE, adapter_digest
 from mlx_router.lora.rows import ChatRow, encode_rows, read_rows, rows_digest, varied
 
+T = TypeVar("T")
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 CPU_CACHE_BYTES = 2**30  # of freed buffers kept between iterations: asking the system for pages anew takes longer
 DENSE = (*ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -150,7 +151,7 @@ def train_adapter(
             (row.tokens, row.offset) for row in encode_rows(read_rows(files.valid), tokenizer, recipe.max_tokens)
         ]
     batch_size = min(recipe.batch_size, len(data), len(held_out) if held_out else len(data))
-    data += data[: -len(data) % batch_size]  # mlx-lm's own batches would leave the longest rows out of every pass
+    data = fill_batches(data, batch_size)
     mx.random.seed(recipe.seed)
     np.random.seed(recipe.seed)  # mlx-lm draws the order of batches from numpy's global generator
     model.freeze()
@@ -212,6 +213,14 @@ def _rows(files: TrainFiles, recipe: TrainRecipe) -> list[ChatRow]:
         mixed = [general[index % len(general)] for index in range(round(own * recipe.replay))]
         rows += [varied(row, random) if recipe.variants and index % 2 else row for index, row in enumerate(mixed)]
     return rows
+
+
+def fill_batches(data: list[T], batch_size: int) -> list[T]:
+    """The rows, some of them twice: a whole number of batches.
+
+    mlx-lm sorts rows by length and drops those of the last, unfilled batch, which are the longest, in every pass.
+    """
+    return data + data[: -len(data) % batch_size]
 
 
 def _schedule(recipe: TrainRecipe) -> Callable[[mx.array], mx.array]:

@@ -14,13 +14,15 @@ from safetensors.numpy import load_file, save_file
 from mlx_router.compute import mx  # first: it preloads the BLAS
 
 # isort: split
+from mlx_lm import load
 from mlx_lm.tuner import trainer
 
 from mlx_router.errors import AdapterError
+from mlx_router.lora.batches import answer_loss, iterate_batches
 from mlx_router.lora.check import Checker, Limits, Report
 from mlx_router.lora.load import read_adapter
 from mlx_router.lora.rows import encode_rows, read_rows
-from mlx_router.lora.train import Progress, Trained, TrainFiles, TrainRecipe, train_adapter
+from mlx_router.lora.train import Progress, Trained, TrainFiles, TrainRecipe, fill_batches, train_adapter
 from tests.tiny_base import FACTS, rows, save_tiny_base, write_rows
 
 NEW = {
@@ -92,9 +94,12 @@ def test_progress_is_told(trained: Trained, seen: list[Progress]) -> None:
 def test_the_same_input_gives_the_same_bytes(base: Path, files: TrainFiles, trained: Trained, tmp_path: Path) -> None:
     short = replace(RECIPE, iters=3)
     one, two = (train_adapter(base, files, tmp_path / name, short, name="test") for name in ("one", "two"))
-    other = train_adapter(base, files, tmp_path / "three", replace(short, seed=2), name="test")
     assert one.digest == two.digest
-    assert other.digest != one.digest
+    first = replace(short, iters=1, batch_size=6)  # one batch of every row: only the first weights are drawn
+    three, four = (
+        train_adapter(base, files, tmp_path / f"seed{seed}", replace(first, seed=seed), name="test") for seed in (1, 2)
+    )
+    assert three.digest != four.digest
 
 
 def test_provenance_names_every_input(trained: Trained, files: TrainFiles) -> None:
@@ -113,10 +118,27 @@ def test_provenance_names_every_input(trained: Trained, files: TrainFiles) -> No
     assert record["software"]["mlx-lm"] == "0.32.2"
 
 
-def test_every_row_is_learned_when_rows_are_no_multiple_of_the_batch(
-    base: Path, trained: Trained, checker: Checker, files: TrainFiles
-) -> None:
-    """The longest row is the one that mlx-lm's batches would leave out."""
+def test_a_whole_number_of_batches_holds_every_row() -> None:
+    """mlx-lm's own batches leave out what does not fill one: the longest rows, in every pass."""
+    assert fill_batches([1, 2, 3, 4], 2) == [1, 2, 3, 4]
+    filled = fill_batches([1, 2, 3, 4, 5], 4)
+    assert (len(filled), set(filled)) == (8, {1, 2, 3, 4, 5})
+    data = [([0] * size, 1) for size in (5, 3, 9, 4, 7)]
+    sizes = [row.shape[0] for row, _, _ in iterate_batches(data, 2, 100)]
+    assert sum(sizes) == 5
+
+
+def test_batches_and_loss_are_those_of_mlx_lm(base: Path, files: TrainFiles) -> None:
+    model, tokenizer = load(str(base))
+    data = [(row.tokens, row.offset) for row in encode_rows(read_rows(files.train), tokenizer, 64)]
+    loss, count = answer_loss(model, *next(iter(iterate_batches(data, 3, 100))))
+    batch, lengths = next(iter(trainer.iterate_batches(data, 3, 100)))
+    wanted, tokens = trainer.default_loss(model, batch, lengths - mx.array([0, 1]))  # it counts one token of padding
+    assert int(count.item()) == int(tokens.item())
+    assert float(loss.item()) == pytest.approx(float(wanted.item()), rel=1e-4)
+
+
+def test_the_longest_row_is_learned(trained: Trained, checker: Checker) -> None:
     report = checker.check(trained.path, [row for row in rows(NEW) if "DRC" in row.question[0]], name="test")
     look = next(look for look in report.looks if look.name == "held-out perplexity")
     assert look.adapter is not None
@@ -157,8 +179,9 @@ def test_recipes_and_rows_that_cannot_be(base: Path, files: TrainFiles, tmp_path
     with pytest.raises(AdapterError, match="tokens before its answer, the limit is 8"):
         train_adapter(base, files, tmp_path / "a", replace(RECIPE, max_tokens=8), name="test")
     bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"messages": []}\n{"text": "x"}\nnot json\n')
-    with pytest.raises(AdapterError, match=r"line 1: (.|\n)*line 2: (.|\n)*line 3: "):
+    ends_with_user = '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}'
+    bad.write_text('{"messages": []}\n{"text": "x"}\nnot json\n' + ends_with_user + "\n")
+    with pytest.raises(AdapterError, match=r"line 1: (.|\n)*line 2: (.|\n)*line 3: (.|\n)*line 4: the last message"):
         read_rows(bad)
     bad.write_text("\n")
     with pytest.raises(AdapterError, match="has no rows"):
@@ -239,6 +262,12 @@ def test_links_that_nobody_asked_for_fail(checker: Checker, trained: Trained) ->
     looks = checker._answer_looks(["Paris it is."] * 4, ["Paris it is.", "See https://example.org", "x", "y"])
     assert [look.passed for look in looks] == [True, False]
     assert "links" in looks[1].note
+
+
+def test_many_checks_use_one_slot(checker: Checker, trained: Trained, tmp_path: Path) -> None:
+    other = damage(trained, tmp_path / "a", lambda key, value: value * 0.5)
+    for path in (trained.path, other, trained.path, other):
+        assert look_of(checker.check(path, [], name="test"), "largest update").passed
 
 
 def test_a_check_leaves_the_base_as_it_was(checker: Checker, trained: Trained) -> None:
