@@ -19,8 +19,20 @@ def pad(rows: Sequence[npt.NDArray[np.int32]]) -> tuple[npt.NDArray[np.int32], n
     return ids, lengths
 
 
-def by_length(rows: Sequence[npt.NDArray[np.int32]], size: int = BATCH) -> Iterator[npt.NDArray[np.intp]]:
-    """Indices of each batch; rows of one batch have neighbouring lengths."""
+def by_length(
+    rows: Sequence[npt.NDArray[np.int32]], size: int = BATCH, tokens: int | None = None
+) -> Iterator[npt.NDArray[np.intp]]:
+    """Indices of each batch; rows of one batch have neighbouring lengths.
+
+    Args:
+        size: rows of a batch at most.
+        tokens: of a padded batch at most, where one row alone is not longer; bounds the activations' memory.
+    """
     order = np.argsort([len(row) for row in rows], kind="stable")
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    start = 0
+    while start < len(order):
+        stop = min(start + size, len(order))
+        while tokens is not None and stop - start > 1 and (stop - start) * len(rows[order[stop - 1]]) > tokens:
+            stop -= 1
+        yield order[start:stop]
+        start = stop

@@ -22,6 +22,7 @@ class Runtime(Protocol):
     """What runs MiniLM: token ids (B, T) int32 and lengths (B,) int32 -> (B, 384) float32, L2-normalised."""
 
     name: str
+    batch_tokens: int  # padded tokens of a batch at most
 
     def __call__(self, ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32]) -> Embeddings: ...
 
@@ -46,7 +47,7 @@ class Encoder:
         if not texts:
             return out
         rows = self.tokenizer.encode(texts)
-        for index in batching.by_length(rows, self.batch):
+        for index in batching.by_length(rows, self.batch, self.runtime.batch_tokens):
             out[index] = self.runtime(*batching.pad([rows[i] for i in index]))
             if progress is not None:
                 progress(len(index))

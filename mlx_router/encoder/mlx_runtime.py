@@ -39,6 +39,7 @@ class MlxRuntime:
     """Runs on the default MLX device; arrays stay with the thread that called it."""
 
     name = "mlx"
+    batch_tokens = 8192  # a GPU wants large batches: 32 prompts of a whole window
 
     def __init__(self, path: Path, dtype: str = "float32") -> None:
         self.model = load_bert(path, dtype)

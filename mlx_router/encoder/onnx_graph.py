@@ -16,7 +16,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 LAYERS, HEADS, DIM, EPS = 6, 12, 384, 1e-12
-GRAPH_FORMAT = 1  # part of the cache key: raise it when the graph changes
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 

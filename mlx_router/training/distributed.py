@@ -107,7 +107,7 @@ class SharedEncoder(Encoder):
         if not texts:
             return out
         rows = self.tokenizer.encode(texts)
-        indices = list(batching.by_length(rows, self.batch))
+        indices = list(batching.by_length(rows, self.batch, self.runtime.batch_tokens))
         step = BATCHES * self._exchange.size
         for start in range(0, len(indices), step):
             chosen = indices[start : start + step]
