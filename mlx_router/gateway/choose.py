@@ -86,6 +86,7 @@ async def choose_for(
     if alone is not None:
         decision = policy.blend(decision, alone)
     rules = setup.config.policy
+    decision = policy.limit_selections(decision, rules.max_active)  # of this configuration: the cache has them all
     decision = policy.apply_min_scores(decision, rules)
     sticky = False
     if thread is not None and thread.domain:

@@ -50,6 +50,13 @@ def automatic(model: object) -> bool:
     return model is None or model in AUTO
 
 
+def limit_selections(decision: Decision, max_active: int) -> Decision:
+    """The decision with its best `max_active` selections."""
+    if len(decision.selections) <= max_active:
+        return decision
+    return replace(decision, selections=decision.selections[:max_active])
+
+
 def apply_min_scores(decision: Decision, policy: PolicyConfig, fallback: str = GENERAL) -> Decision:
     """Hold a classified decision to the operator's minimum scores: the next selection that passes, or the fallback."""
     if decision.reason != CLASSIFIED or not policy.min_score:

@@ -48,6 +48,19 @@ def test_a_saved_file_counts_and_running_answers_go_on(rig: Rig) -> None:
     assert reply.headers["x-router-adapter"] == "mascarade-sql"
 
 
+def test_max_active_bounds_the_selections(rig: Rig) -> None:
+    def selected() -> list[str]:
+        found = rig.post("/v1/route", {"prompt": "python in spice in sql"}).json()
+        return [selection["domain"] for selection in found["selections"]]
+
+    assert selected() == ["sql", "spice", "python"]
+    with rig.config.open("a") as file:
+        file.write("[policy]\nmax_active = 2\n")
+    wait_until(lambda: selected() == ["sql", "spice"], "the new bound")
+    rig.config.write_text(rig.config.read_text().replace("max_active = 2", "max_active = 4"))
+    wait_until(lambda: len(selected()) == 3, "the old bound")
+
+
 def test_an_invalid_file_is_refused_and_said(rig: Rig) -> None:
     with rig.config.open("a") as file:
         file.write('[routes]\nsql = "mascarade-sqll"\n')

@@ -15,6 +15,7 @@ from mlx_router.gateway.policy import (
     apply_min_scores,
     automatic,
     blend,
+    limit_selections,
     needs_of,
     plan_auto,
     plan_explicit,
@@ -52,6 +53,13 @@ def decision(domain: str, score: float = 0.9, reason: str = "classified", **scor
         scores=tuple(ranked),
         router="v1",
     )
+
+
+def test_selections_are_bounded() -> None:
+    both = decision("kicad", spice=0.8)
+    assert limit_selections(both, 2) is both
+    assert [selection.domain for selection in limit_selections(both, 1).selections] == ["kicad"]
+    assert limit_selections(both, 1).scores == both.scores
 
 
 def test_a_classified_domain_goes_to_its_adapter(routes: Routes) -> None:
