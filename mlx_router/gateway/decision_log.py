@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -60,7 +61,7 @@ class DecisionLog:
         data = ("\n".join(lines) + "\n").encode("utf-8", "replace")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab", buffering=0) as file:
+            with open(self._path, "ab", buffering=0, opener=_private) as file:
                 start = file.tell()
                 try:
                     written = file.write(data)
@@ -93,3 +94,8 @@ class DecisionLog:
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
+
+
+def _private(path: str, flags: int) -> int:
+    """Open for this user alone, as the other logs are: prompts may be in it."""
+    return os.open(path, flags, 0o600)

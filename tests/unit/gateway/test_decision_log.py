@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 from mlx_router.gateway.decision_log import DecisionLog
@@ -38,6 +39,16 @@ def test_files_rotate_by_size(tmp_path: Path) -> None:
         "d.jsonl.1": '{"number": 4}\n',
         "d.jsonl.2": '{"number": 3}\n',
     }
+
+
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    before = os.umask(0o022)
+    try:
+        write(DecisionLog(path, max_bytes=10**6, files=3, keep=1), [{"n": 1}])
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
