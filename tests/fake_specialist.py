@@ -163,20 +163,28 @@ class FakeSpecialist:
     async def get_ready(self, request: web.Request) -> web.Response:
         queue = {"waiting": 0, "running": self.running, "limit": 256}
         part = {"ready": self.ready, "reason": None if self.ready else "the engine is starting"}
-        body = {"ready": self.ready, "parts": {"engine": part}, "queue": queue, "base": "fake-base", "adapters": []}
+        body = {
+            "ready": self.ready,
+            "parts": {"engine": part},
+            "queue": queue,
+            "base": "/secret/fake-base",
+            "adapters": [],
+        }
         return web.json_response(body, status=200 if self.ready else 503)
 
     async def get_adapters(self, request: web.Request) -> web.Response:
         data = [
             {"id": n, "state": s, "digest": f"sha256:{n}", "path": "/secret/place"} for n, s in self.adapters.items()
         ]
-        base = {"id": "fake-base", "digest": "sha256:base", "path": "/secret/base"}
+        base = {"id": "/secret/fake-base", "digest": "sha256:base", "path": "/secret/base"}
         bank = {"slots": 33, "used": len(data) + 1, "bytes": 1, "budget_bytes": 2, "max_rank": 16}
         return web.json_response({"object": "list", "base": base, "bank": bank, "data": data})
 
     async def load(self, request: web.Request) -> web.Response:
         body = await request.json()
         name = body["lora_name"]
+        if (path := str(body.get("lora_path"))).startswith("/"):
+            return error(403, f"{path} lies outside the adapter roots")
         replaced = name in self.adapters
         if replaced and not body.get("load_inplace"):
             return error(409, f"adapter {name!r} is already loaded")

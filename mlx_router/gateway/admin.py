@@ -19,7 +19,7 @@ from mlx_router.errors import (
 )
 from mlx_router.gateway.probe import describe
 from mlx_router.gateway.service import Gateway
-from mlx_router.gateway.status import redact
+from mlx_router.gateway.status import redact, without_places
 from mlx_router.gateway.upstreams import Endpoint
 
 ACTIONS = ("load_lora_adapter", "unload_lora_adapter", "pin_lora_adapter")
@@ -41,7 +41,7 @@ async def adapter_action(gateway: Gateway, action: str, body: dict[str, Any]) ->
     await asyncio.gather(*(gateway.prober.check(endpoint) for endpoint in endpoints))
     status, answer = next((result for result in results if result[0] >= 400), results[0])
     gateway.metrics.admin[(action, str(status))] += 1
-    return status, answer
+    return status, without_places(gateway, answer)
 
 
 def _servers(gateway: Gateway, name: str, specialist: object) -> list[Endpoint]:

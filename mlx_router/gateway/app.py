@@ -239,7 +239,8 @@ def _administration(app: FastAPI, gateway: Gateway) -> None:
         found: list[dict[str, Any]] = []
         for item in gateway.setup.fleet:
             if item.kind == "specialist":
-                found += [{**adapter, "specialist": item.pool} for adapter in state.endpoint_status(item)["adapters"]]
+                listed = state.endpoint_status(gateway, item)["adapters"]
+                found += [{**adapter, "specialist": item.pool} for adapter in listed]
         return {"object": "list", "data": found}
 
     @app.post(

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mlx_router import __version__
@@ -24,7 +25,7 @@ def redact(gateway: Gateway, text: str) -> str:
     """A message for a client: no path of this machine."""
     home = gateway.setup.config.home
     text = text.replace(str(home), "$MLX_ROUTER_HOME")
-    return text.replace(str(home.parent), "~")
+    return text if home.parent == Path(home.anchor) else text.replace(str(home.parent), "~")
 
 
 def readiness(gateway: Gateway) -> tuple[bool, dict[str, Any]]:
@@ -42,7 +43,7 @@ def readiness(gateway: Gateway) -> tuple[bool, dict[str, Any]]:
     for endpoint in fleet:
         part = parts.setdefault(endpoint.pool, {"ready": False, "reason": None, "kind": endpoint.kind})
         part["ready"] = part["ready"] or endpoint.state == "up"
-        part["reason"] = None if part["ready"] else endpoint.reason
+        part["reason"] = None if part["ready"] else redact(gateway, endpoint.reason)
     if gateway.config_error:
         parts["config"] = {"ready": True, "reason": None, "notice": redact(gateway, gateway.config_error)}
     if gateway.draining:
@@ -56,8 +57,8 @@ def status(gateway: Gateway) -> dict[str, Any]:
     setup = gateway.setup
     median_s = gateway.median_s()
     ready, parts = readiness(gateway)
-    specialists = [endpoint_status(item) for item in setup.fleet if item.kind == "specialist"]
-    upstreams = [endpoint_status(item) for item in setup.fleet if item.kind == "upstream"]
+    specialists = [endpoint_status(gateway, item) for item in setup.fleet if item.kind == "specialist"]
+    upstreams = [endpoint_status(gateway, item) for item in setup.fleet if item.kind == "upstream"]
     return {
         "ready": ready,
         "parts": parts["parts"],
@@ -120,13 +121,13 @@ def router_status(gateway: Gateway) -> dict[str, Any]:
     }
 
 
-def endpoint_status(endpoint: Endpoint) -> dict[str, Any]:
+def endpoint_status(gateway: Gateway, endpoint: Endpoint) -> dict[str, Any]:
     """One endpoint; specialists with their bank and adapters."""
     state: dict[str, Any] = {
         "name": endpoint.pool,
         "url": endpoint.url,
         "state": endpoint.state,
-        "reason": endpoint.reason or None,
+        "reason": redact(gateway, endpoint.reason) or None,
         "checked_at": round(endpoint.checked_at, 3),
         "in_flight": endpoint.in_flight,
         "queue": {
@@ -139,16 +140,24 @@ def endpoint_status(endpoint: Endpoint) -> dict[str, Any]:
     }
     if endpoint.kind == "specialist":
         base = endpoint.details.get("base")
-        state["base"] = {k: v for k, v in base.items() if k != "path"} if isinstance(base, Mapping) else None
+        state["base"] = _base_status(gateway, base) if isinstance(base, Mapping) else None
         state["bank"] = endpoint.details.get("bank")
         state["adapters"] = [
-            {key: value for key, value in item.items() if key != "path"}
-            for item in _list(endpoint.details.get("data"))
-            if isinstance(item, dict)
+            without_places(gateway, item) for item in _list(endpoint.details.get("data")) if isinstance(item, dict)
         ]
     else:
         state["model"] = endpoint.model
     return state
+
+
+def base_name(base: str) -> str:
+    """A base as clients may see it: its name on the hub, or the last part of its folder."""
+    return Path(base).name if Path(base).is_absolute() else base
+
+
+def _base_status(gateway: Gateway, base: Mapping[str, Any]) -> Any:
+    name = base.get("id")
+    return without_places(gateway, {**base, "id": base_name(name) if isinstance(name, str) else None})
 
 
 def processes(gateway: Gateway) -> Any:
@@ -159,14 +168,15 @@ def processes(gateway: Gateway) -> Any:
             found = json.loads(file.read(_STATE_BYTES))
     except (OSError, ValueError):
         return None
-    return _without_places(gateway, found)
+    return without_places(gateway, found)
 
 
-def _without_places(gateway: Gateway, value: Any) -> Any:
+def without_places(gateway: Gateway, value: Any) -> Any:
+    """JSON for a client: no keys that hold paths, no path of this machine in its texts."""
     if isinstance(value, dict):
-        return {key: _without_places(gateway, item) for key, item in value.items() if key not in _PLACES}
+        return {key: without_places(gateway, item) for key, item in value.items() if key not in _PLACES}
     if isinstance(value, list):
-        return [_without_places(gateway, item) for item in value]
+        return [without_places(gateway, item) for item in value]
     return redact(gateway, value) if isinstance(value, str) else value
 
 
@@ -179,7 +189,7 @@ def models(gateway: Gateway) -> list[dict[str, Any]]:
         return {"id": name, "object": "model", "created": created, "owned_by": "mlx-router", **more}
 
     found = [model(AUTO_MODEL, root=AUTO_MODEL, parent=None)]
-    base = next((item.base_id for item in setup.fleet if item.base_id), "base")
+    base = next((base_name(item.base_id) for item in setup.fleet if item.base_id), "base")
     if setup.routes.bases:
         found.append(model("base", root=base, parent=None))
     served: dict[str, str] = {}
