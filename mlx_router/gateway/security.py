@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Iterable, Mapping
-from urllib.parse import urlsplit
 
 from mlx_router.config import Config
 from mlx_router.errors import ConfigError, Forbidden, Unauthorized
+from mlx_router.protocol.local import check_host, is_loopback
 
 PUBLIC = frozenset({"/health", "/ready"})  # and the page's own files, which hold no data
 
@@ -40,10 +39,11 @@ class Guard:
             )
 
     def check(self, headers: Iterable[tuple[bytes, bytes]], method: str) -> None:
-        """Raises Unauthorized or Forbidden."""
-        if not self._keys and method in ("GET", "HEAD"):
-            return
+        """Raises Unauthorized or Forbidden. Without keys the Host must name this machine."""
         found = _pick(headers)
+        if not self._keys:
+            host = found.get(b"host")
+            check_host(None if host is None else host.decode("latin-1"), self._host)
         if method not in ("GET", "HEAD"):
             self._check_origin(found)
         if self._keys and not self._known(_credential(found)):
@@ -58,9 +58,9 @@ class Guard:
             if not hmac.compare_digest(_digest(token), self._admin):
                 raise Unauthorized("the admin token is missing or wrong")
             return
-        host = urlsplit(f"//{found.get(b'host', b'').decode('latin-1')}").hostname or ""
-        if not (peer is not None and is_loopback(peer) and is_loopback(host)):
+        if peer is None or not is_loopback(peer):
             raise Forbidden("set security.admin_token to administer the router from elsewhere")
+        check_host(found.get(b"host", b"").decode("latin-1"))
 
     def _known(self, credential: bytes) -> bool:
         digest = _digest(credential)
@@ -74,18 +74,8 @@ class Guard:
         origin = found.get(b"origin", b"").decode("latin-1")
         if not origin or origin in self._origins:
             return
-        if urlsplit(origin).netloc != found.get(b"host", b"").decode("latin-1"):
+        if origin.partition("://")[2] != found.get(b"host", b"").decode("latin-1"):
             raise Forbidden("requests from pages of other sites are not served")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 _HEADERS = frozenset({b"authorization", b"x-api-key", b"x-admin-token", b"origin", b"host"})

@@ -52,7 +52,12 @@ def make_app(specialist: Specialist) -> Edge:
     describe = app.openapi
     app.openapi = lambda: with_schemas(describe(), BODIES)  # type: ignore[method-assign]
     security = specialist.config.security
-    check = partial(check_client, api_keys=specialist.api_keys, admin_token=security.admin_token)
+    check = partial(
+        check_client,
+        api_keys=specialist.api_keys,
+        admin_token=security.admin_token,
+        bind=specialist.settings.host,
+    )
     return Edge(app, check=lambda client, headers: check(client, headers))
 
 

@@ -143,6 +143,7 @@ def test_models(client: openai.OpenAI) -> None:
         "mascarade-sql",
         "mascarade-coder",
     }
+    assert models["base"]["root"] == "fake-base"
     assert models["mascarade-sql"]["parent"] == "base"
     assert client.models.retrieve("ailiance/auto").id == "ailiance/auto"
     with pytest.raises(openai.NotFoundError):
@@ -251,6 +252,16 @@ def test_wrong_methods_and_paths(rig: Rig) -> None:
     assert rig.get("/../../etc/passwd").status in (400, 404)
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/status", "/v1/decisions", "/metrics", "/v1/chat/completions"])
+def test_a_rebound_name_is_refused(rig: Rig, path: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else None
+    port = rig.gateway.port
+    reply = http(rig.gateway.url + path, body, headers={"host": f"rebound.example:{port}"})
+    assert reply.status == 403
+    assert (reply.json()["error"]["code"], reply.json()["error"]["type"]) == ("forbidden", "permission_error")
+    assert http(rig.gateway.url + path, body, headers={"host": f"localhost:{port}"}).status == 200
+
+
 def test_health_ready_status_decisions_metrics(rig: Rig) -> None:
     asked = rig.chat("write sql for the log", headers={"x-request-id": "seen-in-the-log"})
     assert rig.get("/health").json()["status"] == "ok"
@@ -324,6 +335,10 @@ def test_adapters_are_loaded_and_unloaded_through_the_gateway(rig: Rig) -> None:
     assert rig.chat("hello", model="fresh").headers["x-router-specialist"] == "code"
     assert rig.post("/v1/unload_lora_adapter", {"lora_name": "fresh"}).status == 200
     assert rig.chat("hello", model="fresh").status == 404
+    elsewhere = {"lora_name": "mascarade-coder", "lora_path": str(rig.home.parent / "elsewhere")}
+    refused = rig.post("/v1/load_lora_adapter", elsewhere)
+    assert refused.status == 403
+    assert refused.json()["error"]["message"] == "~/elsewhere lies outside the adapter roots"
     unknown = rig.post("/v1/load_lora_adapter", {"lora_name": "whose", "lora_path": "x"})
     assert (unknown.status, unknown.json()["error"]["code"]) == (404, "adapter_not_found")
     assert {item["id"] for item in rig.get("/v1/adapters").json()["data"]} >= {"mascarade-coder", "mascarade-sql"}
@@ -376,7 +391,7 @@ def test_a_client_that_leaves_ends_the_work_upstream(rig: Rig) -> None:
             {"model": "base", "stream": stream, "messages": [{"role": "user", "content": "x"}], "x_test": hold}
         ).replace('"base"', '"mascarade-sql"')
         with socket.create_connection(("127.0.0.1", rig.gateway.port)) as client:
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
             client.sendall(head.encode() + body.encode())
             wait_until(lambda: code.control()["running"] >= 1, "the request at the specialist")
             if stream:

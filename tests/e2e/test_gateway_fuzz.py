@@ -110,7 +110,7 @@ def is_whole(answer: bytes) -> bool:
 
 
 def post(path: str, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> bytes:
-    lines = [f"POST {path} HTTP/1.1".encode(), b"host: x", b"content-length: %d" % len(body)]
+    lines = [f"POST {path} HTTP/1.1".encode(), b"host: localhost", b"content-length: %d" % len(body)]
     lines += [name + b": " + value for name, value in headers or []]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 

@@ -91,7 +91,7 @@ def test_errors_have_one_shape(small: SpecialistProcess) -> None:
 def test_a_body_without_length_is_limited_too(small: SpecialistProcess) -> None:
     host, _, port = small.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=20) as raw:
-        raw.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+        raw.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n".encode())
         raw.sendall(b"4e20\r\n" + b"x" * 0x4E20 + b"\r\n4e20\r\n" + b"x" * 0x4E20 + b"\r\n")
         assert raw.recv(4096).startswith(b"HTTP/1.1 413")
 
@@ -226,6 +226,15 @@ def test_a_web_page_cannot_change_adapters(small: SpecialistProcess) -> None:
     assert small.request("POST", path, body, {"content-type": "text/plain"})[0] == 415
     assert small.request("POST", path, body, {"origin": "https://example.org"})[0] == 403
     assert small.request("POST", path, body, {"host": "rebound.example.org"})[0] == 403
+
+
+def test_a_rebound_name_is_refused(small: SpecialistProcess) -> None:
+    rebound = {"host": "rebound.example.org"}
+    status, answer = small.request("GET", "/v1/models", None, rebound)
+    assert status == 403
+    assert_envelope(answer, "forbidden")
+    assert small.request("POST", CHAT, json.dumps({"model": "base", "messages": HI}).encode(), rebound)[0] == 403
+    assert small.request("GET", "/ready", None, rebound)[0] == 200
 
 
 def test_a_request_that_takes_too_long_ends(root: Path) -> None:

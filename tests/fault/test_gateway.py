@@ -208,7 +208,7 @@ def test_half_closed_sockets(rig: Rig) -> None:
     body = json.dumps(
         {"model": "mascarade-sql", "messages": [{"role": "user", "content": "x"}], "x_test": {"hold": "h"}}
     )
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", rig.gateway.port), timeout=10) as client:
         client.sendall(head.encode() + body.encode())
         wait_until(lambda: code.control()["running"] == 1, "the request at the specialist")

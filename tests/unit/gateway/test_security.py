@@ -9,7 +9,7 @@ import pytest
 
 from mlx_router.config import parse_config
 from mlx_router.errors import ConfigError, Forbidden, Unauthorized
-from mlx_router.gateway.security import Guard, is_loopback
+from mlx_router.gateway.security import Guard
 
 
 def guard(**raw: Any) -> Guard:
@@ -48,9 +48,14 @@ def test_other_machines_need_keys(host: str) -> None:
     guard(gateway={"host": host}, security={"api_keys": ["k"]}).check_bind()
 
 
-def test_loopback() -> None:
-    assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost")))
-    assert not any(map(is_loopback, ("10.0.0.1", "example.org", "")))
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_without_keys_the_host_must_be_this_machine(method: str) -> None:
+    rebound = [(b"host", b"rebound.example:9300"), (b"origin", b"http://rebound.example:9300")]
+    with pytest.raises(Forbidden, match="Host"):
+        guard().check(rebound, method)
+    for host in (b"localhost:9300", b"127.0.0.1", b"[::1]:9300"):
+        guard().check([(b"host", host)], method)
+    guard(security={"api_keys": ["k"]}).check([(b"host", b"ai.example"), *bearer("k")], method)
 
 
 def test_pages_of_other_sites_may_not_act() -> None:
@@ -74,6 +79,11 @@ def test_the_admin_token() -> None:
 def test_without_a_token_only_this_machine_administers() -> None:
     here = [(b"host", b"localhost:9300")]
     guard().check_admin(here, "127.0.0.1")
-    for headers, peer in ((here, "10.0.0.1"), (here, None), ([(b"host", b"evil.example")], "127.0.0.1")):
+    for headers, peer in (
+        (here, "10.0.0.1"),
+        (here, None),
+        ([(b"host", b"evil.example")], "127.0.0.1"),
+        ([], "127.0.0.1"),
+    ):
         with pytest.raises(Forbidden):
             guard().check_admin(headers, peer)

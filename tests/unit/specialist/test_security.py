@@ -3,17 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mlx_router.errors import Forbidden, Unauthorized
-from mlx_router.specialist.security import bearer, check_admin, check_client, is_loopback, matches
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "::ffff:127.0.0.1", "localhost", None])
-def test_loopback(host: str | None) -> None:
-    assert is_loopback(host)
-
-
-@pytest.mark.parametrize("host", ["10.0.0.1", "::2", "::ffff:10.0.0.1", "example.org", "localhost.example.org", ""])
-def test_not_loopback(host: str) -> None:
-    assert not is_loopback(host)
+from mlx_router.specialist.security import bearer, check_admin, check_client, matches
 
 
 def test_tokens() -> None:
@@ -34,6 +24,17 @@ def test_strangers_need_a_key() -> None:
     with pytest.raises(Unauthorized):
         check_client("10.0.0.1", {"authorization": "Bearer no"}, api_keys=("k",), admin_token="")
     check_client("10.0.0.1", {"authorization": "Bearer k"}, api_keys=("k",), admin_token="")
+
+
+@pytest.mark.parametrize("client", ["127.0.0.1", None])
+def test_a_rebound_name_needs_a_key(client: str | None) -> None:
+    host = {"host": "rebound.example.org:9360"}
+    for api_keys in ((), ("k",)):
+        with pytest.raises(Forbidden, match="Host"):
+            check_client(client, host, api_keys=api_keys, admin_token="")
+        check_client(client, {"host": "localhost:9360"}, api_keys=api_keys, admin_token="")
+    check_client(client, {"host": "mac.local:9360"}, api_keys=(), admin_token="", bind="mac.local")
+    check_client(client, {**host, "authorization": "Bearer k"}, api_keys=("k",), admin_token="")
 
 
 def test_operators() -> None:
