@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -15,21 +16,21 @@ STYLES = {"active": "green", "missing": "yellow", "quarantined": "bold red"}
 
 
 def adapters_table(records: Iterable[AdapterRecord], resident: Mapping[str, Sequence[str]]) -> Table:
-    """One line an adapter; `resident`: adapter -> specialists that hold it now."""
-    table = Table()
-    for name in ("adapter", "domains", "specialist", "status", "version", "rank", "resident on"):
-        table.add_column(name, justify="right" if name == "rank" else "left", overflow="fold")
+    """One line an adapter; `resident`: adapter -> specialists that hold it now, marked ●."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("adapter", "domains", "specialist", "status", "version"):
+        table.add_column(name, no_wrap=name != "domains", overflow="fold")
     for item in records:
         style = STYLES[item.status]
+        holders = resident.get(item.name, ())
+        where = f"[green]{', '.join(holders)}[/] ●" if holders else item.specialist
         note = f" ({item.reason})" if item.status == "quarantined" else ""
         table.add_row(
             item.name,
-            ", ".join(item.domains),
-            item.specialist,
-            f"[{style}]{item.status}[/]{note}",
+            ", ".join(item.domains) + note,
+            where,
+            f"[{style}]{item.status}[/]",
             (item.version or "–") + (" pinned" if item.pinned else ""),
-            str(item.manifest.rank),
-            ", ".join(resident.get(item.name, ())) or "–",
         )
     return table
 

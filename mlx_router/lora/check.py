@@ -38,7 +38,7 @@ class Limits:
     update: float = 1.0  # Frobenius norm of scale * A B, over that of the weight that it changes
     held_out: float = 1.0  # perplexity on its own held-out rows, over the base's
     general: float = 1.5  # perplexity on general rows, over the base's
-    lost: float = 0.15  # of the general answers: how many fewer may be right than the base has
+    lost: float = 0.2  # of the general answers: how many fewer may be right than the base has
     answer_tokens: int = 48  # of a general answer
     max_tokens: int = 1024  # of a row
 

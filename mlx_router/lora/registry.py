@@ -149,7 +149,7 @@ class Registry:
                     key: getattr(found, key)
                     for key in ("base", "source", "revision", "sha256", "licence", "rank", "scale", "targets")
                 },
-                evaluation=evaluation or manifest.evaluation,
+                evaluation=evaluation,  # of these very weights, or none
             )
         status, reason = self._status(manifest, facts, path, current, state)
         if damage:

@@ -135,7 +135,9 @@ def test_list_shows_thirty_and_who_holds_them(rig: Rig, servers: list[FakeServer
     assert len(rows) == 30
     assert (rows[KICAD]["status"], rows[KICAD]["resident_on"], rows[KICAD]["rank"]) == ("active", ["s1"], 4)
     assert (rows[EMC]["status"], rows[EMC]["resident_on"]) == ("missing", [])
-    assert KICAD[:9] in rig.run("list").stdout
+    text = rig.run("list").stdout
+    assert f"{KICAD} " in text
+    assert "s1 ●" in text
 
 
 def test_show(rig: Rig, servers: list[FakeServer], tmp_path: Path) -> None:

@@ -145,8 +145,10 @@ def test_a_manifests_quarantine_ends_with_other_weights_when_it_names_its_own(tm
 
 
 def test_pin_and_check_figures_are_kept(tmp_path: Path) -> None:
-    registry = make(tmp_path)
+    registry = make(tmp_path, ("one", ["emc"], '[evaluation]\nbase = "demo"\n'))
+    assert registry.find("one").manifest.evaluation == {"base": "demo"}
     done = registry.install("one", write_adapter(tmp_path / "w1", 1))
+    assert registry.find("one").manifest.evaluation == {}  # these weights were never looked at
     registry.pin("one", True)
     registry.quarantine("one", "x")
     registry.record_check("one", done.path.name, {"perplexity": 2.5})
