@@ -95,7 +95,7 @@ def test_the_same_input_gives_the_same_bytes(base: Path, files: TrainFiles, trai
     short = replace(RECIPE, iters=3)
     one, two = (train_adapter(base, files, tmp_path / name, short, name="test") for name in ("one", "two"))
     assert one.digest == two.digest
-    first = replace(short, iters=1, batch_size=6, eval_every=0)  # one batch of every row: only the first weights are drawn
+    first = replace(short, iters=1, batch_size=6, eval_every=0)  # one batch: only the first weights are drawn
     three, four = (
         train_adapter(base, files, tmp_path / f"seed{seed}", replace(first, seed=seed), name="test") for seed in (1, 2)
     )
