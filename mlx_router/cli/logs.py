@@ -39,34 +39,37 @@ def logs(ctx: click.Context, name: str | None, follow: bool, count: int) -> None
     if name not in known and not (follow and name == Path(name).name):
         there = ", ".join(known) or "none"
         raise SupervisorError(f"no log {name!r} in {folder}{suggest(name, known)}; there is: {there}")
-    _print_end(path, count)
+    file = _print_end(path, count)
     if follow:
-        _follow(path)
+        _follow(path, file)
+    elif file is not None:
+        file.close()
 
 
-def _print_end(path: Path, count: int) -> None:
-    """The last `count` lines, from the rotated file too where the current one is short."""
+def _print_end(path: Path, count: int) -> IO[str] | None:
+    """The last `count` lines, of the rotated file too where the current one is short: that one, read to its end."""
     last: deque[str] = deque(maxlen=count)
-    for item in (path.with_name(f"{path.name}.1"), path):
-        if item.is_file():
-            with item.open(encoding="utf-8", errors="replace") as file:
-                last.extend(file)
+    older = path.with_name(f"{path.name}.1")
+    if older.is_file():
+        with older.open(encoding="utf-8", errors="replace") as file:
+            last.extend(file)
+    current = path.open(encoding="utf-8", errors="replace") if path.is_file() else None
+    if current is not None:
+        last.extend(iter(current.readline, ""))
     for line in last:
         click.echo(line, nl=False)
+    return current
 
 
-def _follow(path: Path) -> None:
-    """Print what is appended, until interrupted."""
-    file: IO[str] | None = None
+def _follow(path: Path, file: IO[str] | None) -> None:
+    """Print what is appended after the place where `file` is, until interrupted."""
     try:
-        if path.is_file():
-            file = path.open(encoding="utf-8", errors="replace")
-            file.seek(0, os.SEEK_END)
         while True:
+            replaced = path.is_file() and (file is None or _replaced(file, path))
             if file is not None:
                 while chunk := file.read(2**16):
                     click.echo(chunk, nl=False)
-            if (file is None or _replaced(file, path)) and path.is_file():
+            if replaced:  # what was written before that has just been read
                 if file is not None:
                     file.close()
                 file = path.open(encoding="utf-8", errors="replace")

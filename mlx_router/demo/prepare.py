@@ -28,7 +28,7 @@ probe_interval_s = 0.5
 drain_timeout_s = 10
 
 [supervisor]
-give_up_after = 3
+give_up_after = 2
 """
 _SPECIALIST = """
 [[specialist]]

@@ -54,6 +54,7 @@ class Child:
         self.last: Life | None = None
         self.next_start: float | None = None  # time.time()
         self.look = Look(False)
+        self.waits: frozenset[str] = frozenset()  # parts of its /ready that are not
         self._settings = settings
         self._on_change = on_change
         self._backoff = Backoff(
@@ -170,6 +171,7 @@ class Child:
     async def _watch(self) -> str:
         """Look until the process has to be killed; says why it was."""
         began = healthy_at = time.monotonic()
+        dead_at: float | None = None
         listened = False
         pause_s = FIRST_LOOK_S
         while True:
@@ -177,14 +179,14 @@ class Child:
             if self._stopping:  # it does not listen while its last answers end
                 return ""
             now = time.monotonic()
-            listened = listened or look.listens
-            if look.healthy:
+            if look.healthy or (look.listens and not listened):
                 healthy_at = now
+            listened = listened or look.listens
+            dead_at = (dead_at or now) if look.dead else None
             self._see(look)
             limit_s = self._settings.unhealthy_s if listened else self._settings.boot_timeout_s
-            if look.dead:  # it may be leaving, and about to say why
-                limit_s = min(limit_s, DEAD_S)
-            if now - (healthy_at if listened else began) > limit_s:
+            dead = dead_at is not None and now - dead_at > DEAD_S  # until then it may leave, and say why
+            if dead or now - (healthy_at if listened else began) > limit_s:
                 reason = f"killed: {look.reason or 'no answer'} (for {now - healthy_at:.0f} s)"
                 self.log.write(f"serve: {reason}\n".encode())
                 self.kill()
@@ -198,13 +200,13 @@ class Child:
     def _see(self, look: Look) -> None:
         if look.ready and self.state is State.STARTING:
             self._ready_at = time.monotonic()
-            self.serving = True
+            self.serving, self.waits = True, look.waits
             self._enter(State.READY, "")
         elif self.state in (State.STARTING, State.READY):
             waits = self.state is State.STARTING and not look.listens
             reason = "" if look.ready else "does not listen yet" if waits else look.reason
-            if (look.ready, reason) != (self.serving, self.reason):
-                self.serving, self.reason = look.ready, reason
+            if (look.ready, reason, look.waits) != (self.serving, self.reason, self.waits):
+                self.serving, self.reason, self.waits = look.ready, reason, look.waits
                 self._on_change(self)
 
     def _pump(self, reader: int) -> None:
@@ -246,7 +248,7 @@ class Child:
         check_step(self.state, state)
         self.state, self.reason, self.since = state, reason, time.time()
         if state is not State.READY:
-            self.serving = False
+            self.serving, self.waits = False, frozenset()
         self._on_change(self)
 
 

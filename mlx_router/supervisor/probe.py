@@ -26,6 +26,13 @@ class Look:
     reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)  # body of /ready
 
+    @property
+    def waits(self) -> frozenset[str]:
+        """Names of the parts that are not ready."""
+        parts = self.details.get("parts")
+        known = parts.items() if isinstance(parts, dict) else ()
+        return frozenset(name for name, part in known if isinstance(part, dict) and not part.get("ready"))
+
 
 class Prober:
     """Looks at one child. `token` is sent along, for servers that want one."""

@@ -104,12 +104,20 @@ class Gauge:
             return None
 
 
+def all_ready(children: Iterable[Child]) -> bool:
+    """Whether every child serves, and the gateway has seen that each specialist does."""
+    known = list(children)
+    specialists = {child.spec.name for child in known if child.spec.kind != GATEWAY}
+    unseen = [specialists & child.waits for child in known if child.spec.kind == GATEWAY]
+    return all(child.serving for child in known) and not any(unseen)
+
+
 def overall(children: Iterable[Child], stopping: bool) -> str:
     """One word for all: starting, ready, degraded, failed or stopping."""
     if stopping:
         return "stopping"
     known = list(children)
-    if all(child.serving for child in known):
+    if all_ready(known):
         return "ready"
     if any(child.state is State.FAILED for child in known):
         return "failed"

@@ -72,6 +72,7 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._announced = False
+        self._told: dict[str, tuple[State, bool, str]] = {}
         self._record_error = ""
         settings = config.supervisor
         self.log = RotatingLog(config.home / LOG / "serve.log", max_bytes=settings.log_bytes, files=settings.log_files)
@@ -140,6 +141,15 @@ class Supervisor:
 
     def _on_change(self, child: Child) -> None:
         self._changed.set()
+        now = (child.state, child.serving, child.reason)
+        if self._told.get(child.spec.name) != now:
+            self._told[child.spec.name] = now
+            self._tell(child)
+        if not self._announced and record.all_ready(self.children.values()):
+            self._announced = True
+            self._announce()
+
+    def _tell(self, child: Child) -> None:
         text = f"{child.spec.name}: {child.state.value}"
         if child.state is State.READY and child.serving:
             text += f" on {child.spec.url} (process {child.pid}, {time.time() - self._started_at:.1f} s)"
@@ -151,9 +161,6 @@ class Supervisor:
             self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
         elif child.state is not State.STOPPED or not self._stop.is_set():
             self.say(text)
-        if not self._announced and all(item.serving for item in self.children.values()):
-            self._announced = True
-            self._announce()
 
     def _announce(self) -> None:
         gateway = self.children[GATEWAY].spec

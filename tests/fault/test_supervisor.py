@@ -256,23 +256,23 @@ def test_logs_follow_through_a_rotation(tmp_path: Path) -> None:
         log = serve.home / "log"
         log.mkdir()
         (log / "code.log").write_text("old 1\nold 2\n")
-        follower = subprocess.Popen(
-            serve.command("logs", "code", "-f", "-n", "1"), stdout=subprocess.PIPE, text=True, bufsize=1
-        )
+        out = tmp_path / "followed"
+        with out.open("w") as file:
+            follower = subprocess.Popen(serve.command("logs", "code", "-f", "-n", "1"), stdout=file, cwd=tmp_path)
         try:
-            assert follower.stdout is not None
-            assert follower.stdout.readline() == "old 2\n"
+            serve.until(lambda: out.read_text() == "old 2\n", "the last line", 20)
             with (log / "code.log").open("a") as file:
                 file.write("appended\n")
-            assert follower.stdout.readline() == "appended\n"
+            serve.until(lambda: out.read_text().endswith("appended\n"), "what was appended", 20)
             (log / "code.log").rename(log / "code.log.1")
+            with (log / "code.log.1").open("a") as file:
+                file.write("the last of the old file\n")
             (log / "code.log").write_text("after\n")
-            assert follower.stdout.readline() == "after\n"
+            serve.until(lambda: out.read_text().endswith("after\n"), "the new file", 20)
+            assert out.read_text() == "old 2\nappended\nthe last of the old file\nafter\n"
         finally:
             follower.send_signal(signal.SIGINT)
             assert follower.wait(10) == 0
-            assert follower.stdout is not None
-            follower.stdout.close()
 
 
 def test_free_ports_for_everybody(tmp_path: Path) -> None:
