@@ -70,9 +70,7 @@ def completion_logprobs(tokens: Sequence[TokenLogprob], offset: int = 0) -> dict
     }
 
 
-def tool_call(
-    name: str, arguments: str, *, call_id: str | None = None, index: int | None = None
-) -> dict[str, Any]:
+def tool_call(name: str, arguments: str, *, call_id: str | None = None, index: int | None = None) -> dict[str, Any]:
     """One tool call; `index` only in streams."""
     call: dict[str, Any] = {
         "id": call_id or f"call_{uuid.uuid4().hex[:24]}",
