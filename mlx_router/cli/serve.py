@@ -57,8 +57,7 @@ def serve(
         _show_check(config)
         return
     with hold(config.home, str(config.path) if config.path else None) as holder:
-        grace_s = config.supervisor.grace_s
-        if gone := end_leftovers(config.home, patience_s=grace_s + 5):
+        if gone := end_leftovers(config.home, patience_s=config.supervisor.grace_s):
             _say(f"ended what an earlier serve left behind: {', '.join(f'process {pid}' for pid in gone)}")
         check_free(child_specs(config, holder.pid, fixed))
         for notice in (*config.notices, *_router_notice(config)):

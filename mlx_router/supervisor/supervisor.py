@@ -118,7 +118,8 @@ class Supervisor:
     def say(self, text: str) -> None:
         """One line for the operator and for serve.log."""
         self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
-        self._say_aloud(text)
+        with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+            self._say_aloud(text)
 
     # children
 
