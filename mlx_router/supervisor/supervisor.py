@@ -210,7 +210,7 @@ class Supervisor:
     async def _measure(self) -> None:
         while True:
             await asyncio.gather(*(gauge.measure() for gauge in list(self._gauges.values())))
-            await asyncio.sleep(MEASURE_S)
+            await asyncio.sleep(min(MEASURE_S, 5 * self.config.supervisor.probe_interval_s))
 
     def _write(self, state: str | None = None) -> None:
         self._record_error = record.write_record(self.config.home, self.status(state))

@@ -196,6 +196,22 @@ def test_sigterm_drains_in_bounds_and_a_second_one_kills(tmp_path: Path) -> None
         assert serve.last_record()["state"] == "stopped"
 
 
+def test_the_gateway_drains_while_its_specialists_still_answer(tmp_path: Path) -> None:
+    (tmp_path / "gateway").mkdir()
+    (tmp_path / "gateway" / "arguments").write_text("--stubborn")
+    with serving(tmp_path, TWO.replace("drain_timeout_s = 0.2", "drain_timeout_s = 300")) as serve:
+        serve.start()
+        gateway = serve.child("gateway")["pid"]
+        serve.signal(signal.SIGTERM)
+        serve.until(lambda: serve.child("gateway")["state"] == "stopping", "stopping")
+        updated = serve.record()["updated_at"]
+        serve.until(lambda: serve.record()["updated_at"] > updated + 1, "a moment")
+        assert [serve.child(name)["state"] for name in ("hardware", "code")] == ["ready", "ready"]
+        os.kill(gateway, signal.SIGKILL)
+        assert serve.wait(10) == 0
+        assert not serve.orphans()
+
+
 def test_stop_waits_and_kills_on_demand(tmp_path: Path) -> None:
     with serving(tmp_path, TWO) as serve:
         serve.start()
