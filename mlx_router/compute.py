@@ -46,12 +46,14 @@ def can_compile() -> bool:
     return sys.platform != "linux" or shutil.which("g++") is not None
 
 
-BLAS = preload_blas() if "mlx.core" not in sys.modules else None
+LATE = "mlx.core" in sys.modules  # somebody imported mlx without this door: its BLAS is bound already
+BLAS = None if LATE else preload_blas()
 
 import mlx.core as mx  # noqa: E402  the BLAS must be there first
 import mlx.nn as nn  # noqa: E402
+import mlx.optimizers as optim  # noqa: E402
 
 if not can_compile():
     mx.disable_compile()
 
-__all__ = ["BLAS", "INSTALL_HINT", "can_compile", "mx", "nn", "preload_blas"]
+__all__ = ["BLAS", "INSTALL_HINT", "LATE", "can_compile", "mx", "nn", "optim", "preload_blas"]

@@ -19,9 +19,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_router.compute import mx, nn  # before mlx_lm: it loads the BLAS
+
+# isort: split
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_router.compute import mx, nn
 from mlx_router.errors import AdapterIncompatible, AdapterNotFound, SlotsBusy
 from mlx_router.lora.binding import BASE, IDLE, AdapterVersion, BindingCache, Plan, make_plan
 from mlx_router.lora.layers import Stage

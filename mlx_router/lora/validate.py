@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlx_router.compute import nn  # before mlx_lm: it loads the BLAS
+
+# isort: split
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear, SwitchMLP
 
-from mlx_router.compute import nn
 from mlx_router.errors import AdapterIncompatible
 from mlx_router.lora.layers import dense_dims
 from mlx_router.lora.load import AdapterFiles, LoraPair

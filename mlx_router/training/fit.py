@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import mlx.optimizers as optim
 import numpy as np
 import numpy.typing as npt
 
-from mlx_router.compute import mx, nn
+from mlx_router.compute import mx, nn, optim
 from mlx_router.errors import ConfigError
 from mlx_router.head.mlp import Head
 from mlx_router.head.weights import HeadWeights
