@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlx_router.errors import CorpusError
 from mlx_router.training.corpus import Corpus, Row
 from mlx_router.training.embeddings import EmbeddingCache
 from mlx_router.training.fit import Example, row_weights
@@ -88,6 +89,7 @@ def build_dataset(
     x = cache.embed(texts, progress)
     pairs = near_duplicates(texts, x)
     split = split_rows(rows, groups(len(rows), pairs), seed)
+    _check_parts(rows, split)
     part = np.zeros(len(rows), dtype=np.int8)
     part[split.valid], part[split.test] = 1, 2
     leaks = sum(part[i] != part[j] for i, j, _, _ in pairs)
@@ -97,3 +99,16 @@ def build_dataset(
         wanted = row.labels or (fallback,)
         y[index, [positions[label] for label in wanted if label in positions]] = 1.0
     return Dataset(rows, corpus.labels, x, y, split, int(leaks))
+
+
+def _check_parts(rows: Sequence[Row], split: Split) -> None:
+    """Raise CorpusError where nothing is left to choose or to measure on."""
+    empty = [
+        name
+        for name, index in (("validation", split.valid), ("test", split.test))
+        if not any(rows[i].labels for i in index)
+    ]
+    if empty:
+        raise CorpusError(
+            f"the {' and '.join(empty)} part would be empty: near-duplicates stay together, and too few rows differ"
+        )
