@@ -74,19 +74,12 @@ def _read(data: str | None) -> Corpus:
 
 
 def _embed(ctx: click.Context, found: Corpus) -> npt.NDArray[np.float32]:
+    from mlx_router.cli.options import open_encoder
     from mlx_router.cli.progress import RichProgress
-    from mlx_router.encoder.encoder import load_encoder
-    from mlx_router.encoder.weights import find_encoder
     from mlx_router.training.embeddings import EmbeddingCache
 
     config = current_config(ctx)
-    settings = config.encoder
-    encoder = load_encoder(
-        find_encoder(settings.path),
-        runtime=settings.runtime,
-        threads=settings.threads,
-        cache=config.home / "cache" / "onnx",
-    )
+    encoder = open_encoder(config)
     with RichProgress() as progress:
         cache = EmbeddingCache(config.home / "cache" / "embeddings", encoder)
         return cache.embed([row.text for row in found.rows], progress.encoding(len(found.rows)))

@@ -31,22 +31,13 @@ def embed(
     import time
 
     from mlx_router.cli.context import current_config, echo_json
-    from mlx_router.cli.options import encoder_config
+    from mlx_router.cli.options import open_encoder
     from mlx_router.cli.progress import RichProgress
-    from mlx_router.encoder.encoder import load_encoder
-    from mlx_router.encoder.weights import find_encoder
     from mlx_router.training.distributed import shared
     from mlx_router.training.stream import count_rows, embed_file
 
     config = current_config(ctx)
-    chosen = encoder_config(config, runtime, encoder_path)
-    encoder = load_encoder(
-        find_encoder(chosen.path),
-        runtime=chosen.runtime,
-        dtype=chosen.dtype,
-        threads=chosen.threads,
-        cache=config.home / "cache" / "onnx",
-    )
+    encoder = open_encoder(config, runtime, encoder_path)
     with shared(encoder) as common:
         if common is None:
             return

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlx_router.config import Config, EncoderConfig
+
+if TYPE_CHECKING:
+    from mlx_router.encoder.encoder import Encoder
 
 
 def encoder_config(config: Config, runtime: str | None, path: str | None) -> EncoderConfig:
@@ -14,4 +18,19 @@ def encoder_config(config: Config, runtime: str | None, path: str | None) -> Enc
         config.encoder,
         runtime=runtime or config.encoder.runtime,
         path=Path(path).expanduser() if path else config.encoder.path,
+    )
+
+
+def open_encoder(config: Config, runtime: str | None = None, path: str | None = None) -> Encoder:
+    """The published encoder, on the runtime that options and configuration choose."""
+    from mlx_router.encoder.encoder import load_encoder
+    from mlx_router.encoder.weights import find_encoder
+
+    chosen = encoder_config(config, runtime, path)
+    return load_encoder(
+        find_encoder(chosen.path),
+        runtime=chosen.runtime,
+        dtype=chosen.dtype,
+        threads=chosen.threads,
+        cache=config.home / "cache" / "onnx",
     )

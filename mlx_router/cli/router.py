@@ -47,26 +47,17 @@ def train(
 ) -> None:
     """Train a new router version and make it the active one."""
     from mlx_router import resources
-    from mlx_router.cli.options import encoder_config
+    from mlx_router.cli.options import open_encoder
     from mlx_router.cli.progress import RichProgress
-    from mlx_router.encoder.encoder import load_encoder
-    from mlx_router.encoder.weights import find_encoder
     from mlx_router.training.corpus import read_corpus
     from mlx_router.training.distributed import shared
     from mlx_router.training.fit import Recipe
     from mlx_router.training.train import train_router
 
     config = current_config(ctx)
-    chosen = encoder_config(config, runtime, encoder_path)
     given: dict[str, Any] = {"epochs": epochs, "seed": seed, "loss": loss}
     recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
-    encoder = load_encoder(
-        find_encoder(chosen.path),
-        runtime=chosen.runtime,
-        dtype=chosen.dtype,
-        threads=chosen.threads,
-        cache=config.home / "cache" / "onnx",
-    )
+    encoder = open_encoder(config, runtime, encoder_path)
     with shared(encoder) as common:
         if common is None:  # another rank trains with what this one has computed
             return

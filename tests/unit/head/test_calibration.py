@@ -43,3 +43,9 @@ def test_survives_json() -> None:
 def test_huge_logits_stay_finite() -> None:
     p = Calibration(np.ones(3), np.zeros(3), temperature=0.1)(np.array([[1e6, -1e6, 0]], dtype=np.float32))
     assert np.isfinite(p).all()
+
+
+def test_temperature_softens_the_distribution() -> None:
+    logits = np.log(np.array([[0.81, 0.09, 0.09]], dtype=np.float32))
+    p = Calibration(np.ones(3), np.zeros(3), temperature=2.0)(logits)
+    np.testing.assert_allclose(p, [[0.6, 0.2, 0.2]], atol=1e-6)
