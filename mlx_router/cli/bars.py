@@ -8,11 +8,14 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from mlx_router.cli.interrupt import Interrupt
+
 
 class TaskBars:
     """A bar a task, made when it is first heard of; plain lines where stderr is no terminal."""
 
     def __init__(self) -> None:
+        self._interrupt = Interrupt()
         self._console = Console(stderr=True)
         self._tasks: dict[str, TaskID] = {}
         self._finished: set[str] = set()
@@ -27,6 +30,7 @@ class TaskBars:
         )
 
     def __enter__(self) -> Self:
+        self._interrupt.__enter__()
         self._progress.start()
         return self
 
@@ -34,9 +38,11 @@ class TaskBars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        self._interrupt.__exit__(kind, error, trace)
 
     def draw(self, task: str, done: int, total: int, note: str) -> None:
         """Task `task` is at `done` of `total`."""
+        self._interrupt.check()
         if not self._console.is_terminal:
             if done >= total and task not in self._finished:
                 self._finished.add(task)

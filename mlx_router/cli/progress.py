@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mlx_router.cli.interrupt import Interrupt
+
 if TYPE_CHECKING:
     from mlx_router.training.fit import EpochLog
 
@@ -24,6 +26,7 @@ class RichProgress:
     """Draws on stderr, so that stdout stays for results."""
 
     def __init__(self) -> None:
+        self._interrupt = Interrupt()
         self._progress = Progress(
             TextColumn("{task.description:<10}"),
             BarColumn(),
@@ -35,6 +38,7 @@ class RichProgress:
         )
 
     def __enter__(self) -> Self:
+        self._interrupt.__enter__()
         self._progress.start()
         return self
 
@@ -42,17 +46,24 @@ class RichProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        self._interrupt.__exit__(kind, error, trace)
 
     def encoding(self, total: int) -> Callable[[int], None]:
         """A bar of prompts."""
         task = self._progress.add_task("encoding", total=total, note="prompts")
-        return lambda count: self._progress.advance(task, count)
+
+        def advance(count: int) -> None:
+            self._interrupt.check()
+            self._progress.advance(task, count)
+
+        return advance
 
     def epochs(self, total: int) -> Callable[[EpochLog], None]:
         """A bar of epochs with what each reached."""
         task = self._progress.add_task("training", total=total, note="epochs")
 
         def advance(entry: EpochLog) -> None:
+            self._interrupt.check()
             note = f"loss {entry.loss:.3f}  valid macro-F1 {entry.valid_macro_f1:.3f}"
             self._progress.update(task, advance=1, note=note)
 
