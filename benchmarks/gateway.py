@@ -25,7 +25,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -356,19 +356,21 @@ def _litellm(folder: Path, upstream: int) -> Path:
     path = folder / "litellm.yaml"
     path.write_text(
         "model_list:\n  - model_name: base\n    litellm_params:\n      model: openai/base\n"
-        f"      api_base: http://127.0.0.1:{upstream}/v1\n      api_key: none\n",
+        f"      api_base: http://127.0.0.1:{upstream}/v1\n      api_key: none\n"
+        "general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n",  # no keys on either side
         encoding="utf-8",
     )
     return path
 
 
-def _versions() -> dict[str, str]:
+def _versions(litellm: str | None) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in ("fastapi", "uvicorn", "uvloop", "httptools", "aiohttp", "litellm"):
-        try:
+    for name in ("fastapi", "uvicorn", "uvloop", "httptools", "aiohttp"):
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    if litellm:  # lives in an environment of its own
+        said = subprocess.run([litellm, "--version"], capture_output=True, text=True, timeout=120).stdout.split()
+        found["litellm"] = said[-1] if said else "unknown"
     return found
 
 
@@ -448,7 +450,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         "benchmark": "gateway",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "commit": _commit(),
-        "versions": _versions(),
+        "versions": _versions(options.litellm),
         "seconds": options.seconds,
         "load_average": round(os.getloadavg()[0], 2),
         "figures": figures,
