@@ -47,7 +47,8 @@ def _export(kind: str, model: Path, threads: int, work: Path) -> tuple[Run, dict
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = ort.InferenceSession(str(work / GRAPH), options, providers=["CPUExecutionProvider"])
 
     def run(ids: Ids, lengths: Ids) -> npt.NDArray[np.float32]:

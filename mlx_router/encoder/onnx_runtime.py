@@ -25,7 +25,7 @@ GRAPH, WEIGHTS, DIGESTS = "graph.onnx", "weights.bin", "sha256.json"
 
 
 class OnnxRuntime:
-    """One session without spinning threads; the graph is built once and cached by digest."""
+    """One session whose threads sleep between runs; the graph is built once and cached by digest."""
 
     name = "onnx"
     batch_tokens = 512  # measured: 1024 takes 5 % more CPU, no limit 20 % more and 100 MB at T = 256
@@ -47,7 +47,9 @@ def _options(threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not steal cores
+    # Threads spin between the operators of one run (a quarter faster up to 32 tokens), and sleep when it ends.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.enable_cpu_mem_arena = False  # the arena keeps the largest batch's memory for good
     options.log_severity_level = 3
     return options
