@@ -14,6 +14,9 @@ from mlx_router.config.environment import child_environment
 GATEWAY = "gateway"
 LIVE = frozenset({"adapters", "pinned", "replicas"})  # a running specialist, or the gateway, follows these
 
+# Read by glibc alone, when the process starts: encoding batches of many sizes leaves it 209 MB instead of 251.
+GATEWAY_MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "4000000"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSpec:
@@ -69,7 +72,7 @@ def child_specs(config: Config, parent_pid: int, ports: Mapping[str, int]) -> li
             host=gateway.host,
             port=gateway.port,
             drain_s=gateway.drain_timeout_s,
-            environment=environment,
+            environment=GATEWAY_MALLOC | environment,
             settings=(gateway.host, gateway.port, config.encoder),
         )
     )
