@@ -56,7 +56,8 @@ class Catalog:
         if known is None or known.unloaded:
             raise ModelNotFound(f"model {model!r} does not exist here", param="model")
         if known.quarantined is not None:
-            raise AdapterQuarantined(f"adapter {model!r} is quarantined: {known.quarantined}", param="model")
+            # Why is for the operator, in /v1/adapters: it may name files.
+            raise AdapterQuarantined(f"adapter {model!r} is quarantined", param="model")
         return model
 
     def count(self, name: str) -> None:

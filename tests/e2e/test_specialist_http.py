@@ -161,6 +161,8 @@ def test_an_evicted_adapter_comes_back_on_demand(small: SpecialistProcess, root:
 
 
 def test_files_that_went_bad_take_no_traffic(small: SpecialistProcess, root: Path) -> None:
+    small.load("thinker", root / "thinker")
+    small.load("caller", root / "caller")
     folder = tiny_chat.save_starter(root / "rots", "<think>")
     small.load("rots", folder)
     weights = (folder / "adapters.safetensors").read_bytes()
@@ -174,7 +176,9 @@ def test_files_that_went_bad_take_no_traffic(small: SpecialistProcess, root: Pat
     entry = next(item for item in small.get("/v1/adapters")[1]["data"] if item["id"] == "rots")
     assert entry["state"] == "quarantined"
     assert "NaN" in entry["reason"] or "sha256" in entry["reason"]
-    assert small.post(CHAT, {"model": "rots", "messages": HI})[0] == 409
+    status, body = small.post(CHAT, {"model": "rots", "messages": HI})
+    assert status == 409, body
+    assert str(root) not in body["error"]["message"]
     (folder / "adapters.safetensors").write_bytes(weights)
     small.load("rots", folder)
     assert small.post(CHAT, {"model": "rots", "messages": HI})[1]["choices"][0]["message"]["content"] == "ok"
