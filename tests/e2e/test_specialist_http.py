@@ -161,8 +161,8 @@ def test_an_evicted_adapter_comes_back_on_demand(small: SpecialistProcess, root:
 
 
 def test_files_that_went_bad_take_no_traffic(small: SpecialistProcess, root: Path) -> None:
-    small.load("thinker", root / "thinker")
-    small.load("caller", root / "caller")
+    small.load("thinker", root / "thinker", replace=True)
+    small.load("caller", root / "caller", replace=True)
     folder = tiny_chat.save_starter(root / "rots", "<think>")
     small.load("rots", folder)
     weights = (folder / "adapters.safetensors").read_bytes()
