@@ -13,22 +13,28 @@ from typing import Self
 
 
 class Interrupt:
-    """While entered, SIGINT raises KeyboardInterrupt as always, and `check` raises it again where that was dropped."""
+    """While entered, SIGINT raises KeyboardInterrupt as always, and `check` raises it again where that was dropped.
+
+    Only Python's own handler is stood in for: a background job that ignores SIGINT goes on ignoring it.
+    """
 
     def __init__(self) -> None:
         self._seen = False
-        self._before: signal.Handlers | object = None
+        self._installed = False
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._arrived)
+        on_main_thread = threading.current_thread() is threading.main_thread()
+        if on_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._arrived)
+            self._installed = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]  # what signal.signal gave
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._installed = False
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if the signal has come."""

@@ -41,17 +41,20 @@ def fit_lexical(texts: Sequence[str], y: npt.NDArray[np.float32]) -> Lexical:
     features = counts[:, kept] @ scipy.sparse.diags(idf)
     norms = np.maximum(scipy.sparse.linalg.norm(features, axis=1), 1e-6)
     features = (scipy.sparse.diags((1 / norms).astype(np.float32)) @ features).tocsr()
-    centred = (y - y.mean(axis=0)).astype(np.float32)
+    turned = features.T.tocsr()
+    shares = np.array_split(y - y.mean(axis=0), min(SHARES, y.shape[1]), axis=1)
     with ThreadPoolExecutor() as pool:  # labels do not depend on each other, and scipy lets the lock go
-        shares = np.array_split(centred, min(SHARES, y.shape[1]), axis=1)
-        dual = np.concatenate(list(pool.map(partial(_solve_dual, features), shares)), axis=1)
-    weights = features.T @ dual
+        dual = np.concatenate(list(pool.map(partial(solve_dual, features, turned), shares)), axis=1)
+    weights = turned @ dual
     return Lexical(kept.astype(np.uint32), idf, np.asarray(weights, dtype=np.float16))
 
 
-def _solve_dual(features: scipy.sparse.csr_matrix, y: FloatArray) -> FloatArray:
-    """(F Fᵀ + RIDGE I) A = y by conjugate gradients, each column of y (n, C) alone. Source: Hestenes 1952."""
-    turned = features.T.tocsr()
+def solve_dual(features: scipy.sparse.csr_matrix, turned: scipy.sparse.csr_matrix, y: FloatArray) -> FloatArray:
+    """(F Fᵀ + RIDGE I) A = y by conjugate gradients, each column of y (n, C) alone. Source: Hestenes 1952.
+
+    Args:
+        turned: Fᵀ with its rows in order, made once for all columns.
+    """
     dual = np.zeros_like(y)
     residual = np.array(y, order="C")
     direction = residual.copy()
