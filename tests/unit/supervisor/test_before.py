@@ -160,6 +160,17 @@ def test_children_of_a_configuration(tmp_path: Path) -> None:
     assert replace(gateway, host="::").url == "http://[::1]:9300"
 
 
+def test_the_gateways_heap_is_kept_small_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    specialist, gateway = child_specs(config(tmp_path, "demo"), 77, {})
+    assert gateway.environment["MALLOC_ARENA_MAX"] == "2"
+    assert gateway.environment["MALLOC_TRIM_THRESHOLD_"] == "1"
+    assert "MALLOC_ARENA_MAX" not in specialist.environment
+
+
 def test_only_a_new_process_takes_up_a_new_base_and_a_running_one_a_new_list(tmp_path: Path) -> None:
     settings = config(tmp_path, "demo")
     item = settings.specialists[0]
