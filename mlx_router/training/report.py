@@ -16,7 +16,11 @@ PICTURES = ("domains.png", "confusion.png", "reliability.png")
 
 
 def write_report(folder: Path, figures: dict[str, Any], data: Dataset, scores: npt.NDArray[np.float64]) -> None:
-    """Write report.md, and the pictures where matplotlib is installed (`pip install mlx-router[plots]`)."""
+    """Write report.md, and the pictures where matplotlib is installed (`pip install mlx-router[plots]`).
+
+    Args:
+        scores: of the labelled test rows, (n, C).
+    """
     test = data.inside(data.split.test)
     truth = data.truth(test)
     pictures = importlib.util.find_spec("matplotlib") is not None
@@ -24,9 +28,9 @@ def write_report(folder: Path, figures: dict[str, Any], data: Dataset, scores: n
         from mlx_router.training import plots
 
         plots.domains(folder / "domains.png", figures["test"]["by_label"])
-        plots.confusion(folder / "confusion.png", scores[test], truth, data.labels)
-        plots.reliability(folder / "reliability.png", scores[test], truth)
-    (folder / "report.md").write_text(_markdown(figures, data, scores[test], truth, test, pictures), encoding="utf-8")
+        plots.confusion(folder / "confusion.png", scores, truth, data.labels)
+        plots.reliability(folder / "reliability.png", scores, truth)
+    (folder / "report.md").write_text(_markdown(figures, data, scores, truth, test, pictures), encoding="utf-8")
 
 
 def _markdown(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +34,10 @@ def similar_pairs(vectors: npt.NDArray[np.float32], limit: float) -> Iterator[tu
     """Pairs i < j of unit vectors (n, D) whose cosine reaches the limit, block by block."""
     for start in range(0, len(vectors), _BLOCK):
         cosines = vectors[start : start + _BLOCK] @ vectors[start:].T
-        rows, columns = np.nonzero(np.triu(cosines, k=1) >= limit)
+        rows, columns = np.divmod(np.flatnonzero(cosines >= limit), cosines.shape[1])
         for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            yield start + row, start + column, float(cosines[row, column])
+            if row < column:
+                yield start + row, start + column, float(cosines[row, column])
 
 
 def near_duplicates(texts: Sequence[str], embeddings: npt.NDArray[np.float32]) -> list[Pair]:
@@ -44,12 +46,12 @@ def near_duplicates(texts: Sequence[str], embeddings: npt.NDArray[np.float32]) -
     Texts that share most characters lie near each other in the embedding space too, so only such candidates are
     compared character by character.
     """
-    grams = [ngrams(text) for text in texts]
+    grams = cache(lambda index: ngrams(texts[index]))
     pairs: list[Pair] = []
     for i, j, cosine in similar_pairs(embeddings, CANDIDATE):
         if cosine >= MEANING_LIMIT:
             pairs.append((i, j, cosine, "meaning"))
-        elif (shared := jaccard(grams[i], grams[j])) >= CHARACTER_LIMIT:
+        elif (shared := jaccard(grams(i), grams(j))) >= CHARACTER_LIMIT:
             pairs.append((i, j, shared, "characters"))
     return pairs
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from mlx_router import resources
 from mlx_router.artifacts.meta import Meta, label_map
@@ -76,7 +77,7 @@ def train_router(
         progress.epochs(recipe.epochs),
     )
     clock.lap("fit head")
-    meta, figures, scores = _judge(head, lexical, data, encoder, recipe)
+    meta, figures, test_scores = _judge(head, lexical, data, encoder, recipe)
     store = RouterStore(home)
     with store.draft() as draft:
         head.save(draft / "router.safetensors")
@@ -86,7 +87,7 @@ def train_router(
         write_json(draft / "meta.json", meta.to_json())
         write_json(draft / "label_map.json", label_map(meta.domains))
         write_json(draft / "metrics.json", {**figures, "epochs": [vars(entry) for entry in log]})
-        write_report(draft, figures, data, scores)
+        write_report(draft, figures, data, test_scores)
         clock.lap("evaluate and report")
         run = TrainingRun(
             corpus=corpus,
@@ -110,28 +111,33 @@ def train_router(
 
 def _judge(
     head: HeadWeights, lexical: Lexical, data: Dataset, encoder: Encoder, recipe: Recipe
-) -> tuple[Meta, dict[str, Any], np.ndarray[Any, np.dtype[np.float64]]]:
-    """Calibrate and choose thresholds on validation rows, then measure once on test rows."""
+) -> tuple[Meta, dict[str, Any], metrics.Scores]:
+    """Calibrate and choose thresholds on validation rows, then measure once on test rows.
+
+    Returns the scores of the labelled test rows last, (n, C).
+    """
+    fitting, right = data.split.valid, data.y[data.split.valid] > 0
+    meaning, words = head.logits(data.x[fitting]), lexical.scores(data.texts(fitting))
+    blend = fit_blend(meaning, words, right)
+    calibration = fit_calibration(meaning + blend.weight * words, right, blend.temperature)
+
+    def scores(index: npt.NDArray[np.intp]) -> metrics.Scores:
+        return calibration(head.logits(data.x[index]) + blend.weight * lexical.scores(data.texts(index)))
+
     valid, test = data.inside(data.split.valid), data.inside(data.split.test)
-    meaning, words = head.logits(data.x), lexical.scores(data.texts(np.arange(len(data.rows))))
-    fitting = data.split.valid
-    right = data.y[fitting] > 0
-    blend = fit_blend(meaning[fitting], words[fitting], right)
-    logits = meaning + blend.weight * words
-    calibration = fit_calibration(logits[fitting], right, blend.temperature)
-    scores = calibration(logits)
-    per_label, outside = choose_thresholds(scores[valid], data.y[valid] > 0)
+    valid_scores, test_scores = scores(valid), scores(test)
+    per_label, outside = choose_thresholds(valid_scores, data.y[valid] > 0)
     thresholds = Thresholds(
         per_label={label: round(float(value), 4) for label, value in zip(data.labels, per_label, strict=True)},
         out_of_domain=round(outside, 4),
         fallback=FALLBACK,
     )
     figures = {
-        "valid": evaluate(scores[valid], data.truth(valid), data.labels),
-        "test": evaluate(scores[test], data.truth(test), data.labels),
-        "test_head_alone": metrics.summary(_plain(meaning[test]), data.truth(test)),
+        "valid": evaluate(valid_scores, data.truth(valid), data.labels),
+        "test": evaluate(test_scores, data.truth(test), data.labels),
+        "test_head_alone": metrics.summary(_plain(head.logits(data.x[test])), data.truth(test)),
         "rejection": rejection(
-            scores[test], scores[data.outside(data.split.test)], data.truth(test), data.labels, thresholds
+            test_scores, scores(data.outside(data.split.test)), data.truth(test), data.labels, thresholds
         ),
         "leakage": {"near_duplicates_across_splits": data.leaks},
     }
@@ -153,7 +159,7 @@ def _judge(
         training={**recipe.to_json(), "split_seed": recipe.seed, "split": "80/10/10"},
         metrics={key: figures["test"][key] for key in ("n", "top1", "top3", "macro_f1", "weighted_f1", "ece")},
     )
-    return meta, figures, scores
+    return meta, figures, test_scores
 
 
 def _plain(logits: np.ndarray[Any, np.dtype[np.float32]]) -> metrics.Scores:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
 
+from mlx_router.compute import mx
 from mlx_router.errors import VersionCorrupt
-from mlx_router.head.mlp import Head, forward
+from mlx_router.head.mlp import Head, forward, gelu
 from mlx_router.head.weights import HeadWeights, load_head
 
 
@@ -52,3 +54,12 @@ def test_garbage_is_refused(tmp_path: Path) -> None:
     (tmp_path / "h.safetensors").write_bytes(b"not a tensor file")
     with pytest.raises(VersionCorrupt, match="not a readable safetensors file"):
         load_head(tmp_path / "h.safetensors", dim=384, classes=3)
+
+
+def test_gelu_and_its_slope_are_those_of_erf() -> None:
+    x = np.linspace(-9, 9, 20001)
+    phi = 0.5 * (1 + scipy.special.erf(x / np.sqrt(2)))
+    slope = phi + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+    single = mx.array(x.astype(np.float32))
+    np.testing.assert_allclose(np.array(gelu(single)), x * phi, atol=2e-6)
+    np.testing.assert_allclose(np.array(mx.grad(lambda v: gelu(v).sum())(single)), slope, atol=1e-5)
