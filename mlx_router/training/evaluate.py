@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mlx_router.errors import CorpusError
-from mlx_router.head.decision import Thresholds, decide
+from mlx_router.head.classifier import Scores as Scored
+from mlx_router.head.decision import CLASSIFIED, Decision, Thresholds, decide
 from mlx_router.training import metrics
 from mlx_router.training.metrics import Scores, Truth
 
@@ -62,7 +62,7 @@ def evaluate(scores: Scores, truth: Truth, labels: Sequence[str]) -> dict[str, A
 
 
 def rejection(
-    inside: Scores, outside: Scores, truth: Truth, labels: Sequence[str], thresholds: Thresholds
+    inside: Scored, outside: Scored, truth: Truth, labels: Sequence[str], thresholds: Thresholds
 ) -> dict[str, float]:
     """How well prompts that belong nowhere are kept from the specialists.
 
@@ -73,25 +73,28 @@ def rejection(
     """
     special = np.array([label != thresholds.fallback for label in labels])
     home = labels.index(thresholds.fallback) if thresholds.fallback in labels else -1
-    own = truth.right[:, home] if home >= 0 else np.zeros(len(inside), dtype=np.bool_)
-    decisions_in = [_domain(row, labels, thresholds) for row in inside[~own]]
-    decisions_out = [_domain(row, labels, thresholds) for row in outside]
+    own = truth.right[:, home] if home >= 0 else np.zeros(len(inside.evidence), dtype=np.bool_)
+    decided = [decision for decision, skip in zip(_decisions(inside, labels, thresholds), own, strict=True) if not skip]
     result = {
-        "outside_n": len(outside),
-        "inside_n": len(decisions_in),
-        "inside_rejected": _share(reason != "classified" for _, reason in decisions_in),
+        "outside_n": len(outside.evidence),
+        "inside_n": len(decided),
+        "inside_rejected": _share(decision.reason != CLASSIFIED for decision in decided),
     }
-    if len(outside):
-        result["outside_caught"] = _share(domain == thresholds.fallback for domain, _ in decisions_out)
-        result["auroc"] = metrics.auroc(inside[~own][:, special].max(axis=1), outside[:, special].max(axis=1))
-        result["outside_max_p99"] = float(np.quantile(outside[:, special].max(axis=1), 0.99))
+    if len(outside.evidence):
+        strangers = _decisions(outside, labels, thresholds)
+        known, strange = (part.probabilities[:, special].max(axis=1) for part in (inside, outside))
+        result["outside_caught"] = _share(decision.domain == thresholds.fallback for decision in strangers)
+        result["auroc"] = metrics.auroc(known[~own], strange)
+        result["outside_max_p99"] = float(np.quantile(strange, 0.99))
     return result
 
 
-def _domain(row: npt.NDArray[np.float64], labels: Sequence[str], thresholds: Thresholds) -> tuple[str, str]:
-    order = np.argsort(-row, kind="stable")
-    decision = decide([(labels[i], float(row[i])) for i in order], thresholds)
-    return decision.domain, decision.reason
+def _decisions(scored: Scored, labels: Sequence[str], thresholds: Thresholds) -> list[Decision]:
+    decisions = []
+    for row, evidence in zip(scored.probabilities, scored.evidence, strict=True):
+        ranked = [(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")]
+        decisions.append(decide(ranked, thresholds, evidence=float(evidence)))
+    return decisions
 
 
 def _share(flags: Any) -> float:
