@@ -14,6 +14,7 @@ from mlx_router.errors import CorpusError
 from mlx_router.head.classifier import Scores as Scored
 from mlx_router.head.decision import CLASSIFIED, Decision, Thresholds, decide
 from mlx_router.training import metrics
+from mlx_router.training.corpus import Row
 from mlx_router.training.metrics import Scores, Truth
 
 
@@ -24,6 +25,17 @@ class EvalSet:
     texts: tuple[str, ...]
     answers: tuple[tuple[str, ...], ...]
     langs: tuple[str, ...]
+
+
+def eval_rows(path: Path, labels: Sequence[str]) -> list[Row]:
+    """The prompts of an evaluation file as rows. Raises CorpusError for every bad row."""
+    found = read_eval_set(path, labels)
+    return [
+        Row(text, answer, lang, "evaluation", f"{path.name}:{number}")
+        for number, (text, answer, lang) in enumerate(
+            zip(found.texts, found.answers, found.langs, strict=True), start=1
+        )
+    ]
 
 
 def read_eval_set(path: Path, labels: Sequence[str]) -> EvalSet:
