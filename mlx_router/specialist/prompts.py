@@ -36,6 +36,7 @@ RESERVED = frozenset(  # arguments of the tokenizer itself, among them a templat
         "truncation",
     ]
 )
+OPENING_TOKENS = 11  # that a template adds behind the last turn at most; mlx-lm's server looks at as many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,13 +161,20 @@ class Prompts:
         return [int(token) for token in tokens]
 
     def _text_state(self, tokens: list[int]) -> TextState:
-        """Templates may open the reasoning part themselves; response formats may begin in a state of their own."""
+        """Templates may open the reasoning part themselves; response formats may begin in a state of their own.
+
+        What a template opens stands behind the last turn: within OPENING_TOKENS, and after that turn's end.
+        """
         tokenizer = self._tokenizer
         if tokenizer.response_initial_state:
             return str(tokenizer.response_initial_state)
-        if tokenizer.has_thinking and tokenizer.rfind_think_start(tokens) > tokenizer.rfind_think_end(tokens):
-            return "reasoning"
-        return "normal"
+        if not tokenizer.has_thinking:
+            return "normal"
+        opening = tokens[-OPENING_TOKENS:]
+        ends = [index for index, token in enumerate(opening) if token in self._base.eos]
+        opening = opening[ends[-1] + 1 :] if ends else opening
+        opened = tokenizer.rfind_think_start(opening) > tokenizer.rfind_think_end(opening)
+        return "reasoning" if opened else "normal"
 
     def _boundaries(
         self,

@@ -78,6 +78,15 @@ def test_a_template_that_opens_the_reasoning(prompts: Prompts) -> None:
     assert prompts._text_state([tiny_chat.token("<think>"), tiny_chat.token("</think>")]) == "normal"
 
 
+@pytest.mark.parametrize("words", ["what does <think> mean?", "<think>", "<think>" + " and so on" * 9])
+def test_a_users_marker_opens_no_reasoning(prompts: Prompts, words: str) -> None:
+    """Only the template does, after the last turn."""
+    request = chat(messages=[{"role": "user", "content": words}])
+    assert prompts.chat(request).text_state == "normal"
+    opened = [*prompts.chat(request).tokens, tiny_chat.token("<think>"), tiny_chat.byte_tokens()[0x0A]]
+    assert prompts._text_state(opened) == "reasoning"
+
+
 def test_boundaries_where_states_cannot_be_cut(scripted_base: Base) -> None:
     prompts = Prompts(replace(scripted_base, states_can_be_cut=False), default_max_tokens=100, timeout_s=5.0)
     system = {"role": "system", "content": "be brief"}
