@@ -183,17 +183,23 @@ class Prompts:
         options: dict[str, Any],
         tokens: list[int],
     ) -> tuple[int, ...]:
-        """Where the next turn's prompt will agree with this one; of use where states cannot be cut."""
+        """Where prompts to come will agree with this one; of use where states cannot be cut.
+
+        Other conversations share what stands before the first turn: found with a turn that begins otherwise, since
+        templates may refuse a system prompt alone. The next turn's prompt shares what ends before the answer.
+        """
         if self._base.states_can_be_cut:
             return ()
+        system = next((index for index, message in enumerate(messages) if message["role"] != "system"), len(messages))
+        alike = [messages]
+        if (system or tools) and system < len(messages):
+            other = "x" if not messages[system]["content"].lstrip().startswith("x") else "y"
+            alike.append([*messages[:system], {"role": "user", "content": other}])
         cuts: set[int] = set()
-        system = next((index for index, message in enumerate(messages) if message["role"] != "system"), 0)
-        for part in (messages[:system], messages):
-            if not part:
-                continue
+        for part in alike:
             try:
                 rendered = self._render(part, tools, options, add_generation_prompt=False)
-            except InvalidRequest:  # many templates want a user's turn
+            except InvalidRequest:  # a template of another mind
                 continue
             cuts.add(_agreement(rendered, tokens))
         return tuple(sorted(cut for cut in cuts if 0 < cut < len(tokens)))

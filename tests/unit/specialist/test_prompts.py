@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlx_router.errors import ContextLengthExceeded, InvalidRequest
 from mlx_router.protocol.requests import ChatRequest, CompletionRequest, parse_body
-from mlx_router.specialist.loading import Base
+from mlx_router.specialist.loading import Base, load_base
 from mlx_router.specialist.prompts import Prompts
 from tests import tiny_chat
 
@@ -97,6 +99,28 @@ def test_boundaries_where_states_cannot_be_cut(scripted_base: Base) -> None:
     assert len(first.boundaries) == 2
     for cut in first.boundaries:
         assert first.tokens[:cut] == second.tokens[:cut]  # what is kept serves the next turn
+
+
+def test_the_boundary_behind_the_system_prompt_needs_no_prompt_without_a_user(
+    scripted_path: Path, tmp_path: Path
+) -> None:
+    """Qwen3.5's templates refuse messages without a user's turn."""
+    query = "{%- if not messages | selectattr('role', 'equalto', 'user') | list %}"
+    refuse = "{{ raise_exception('No user query found in messages.') }}{%- endif %}"
+    shutil.copytree(scripted_path, tmp_path / "base")
+    settings = json.loads((tmp_path / "base" / "tokenizer_config.json").read_text())
+    settings["chat_template"] = query + refuse + settings["chat_template"]
+    (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps(settings))
+    base = replace(load_base(str(tmp_path / "base"), tmp_path, max_context=2048), states_can_be_cut=False)
+    prompts = Prompts(base, default_max_tokens=100, timeout_s=5.0)
+    system = {"role": "system", "content": "be brief"}
+    for words in ("hi", "xylophone", "yes"):
+        rendered = prompts.chat(chat(messages=[system, {"role": "user", "content": words}]))
+        shared = "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\n"
+        assert text(rendered.tokens[: rendered.boundaries[0]]) == shared
+        assert len(rendered.boundaries) == 2
+    tools = prompts.chat(chat(tools=[TOOL]))
+    assert "get_weather" in text(tools.tokens[: tools.boundaries[0]])  # they stand in the system prompt
 
 
 def jobs(prompts: Prompts, request: ChatRequest, limit: int | None, count: int = 1) -> list[Any]:
