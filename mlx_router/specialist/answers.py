@@ -113,7 +113,8 @@ class CompletionResponse(Response):
 
         jobs: list[Job] = []
         choices: list[Choice] = []
-        for number, (one, made) in enumerate(await self._specialist.tokenize(prepare)):
+        prompts = 1 if isinstance(request, ChatRequest) else len(request.prompts)
+        for number, (one, made) in enumerate(await self._specialist.tokenize(prepare, jobs=prompts * count)):
             for index, job in enumerate(made):
                 text = _echo(request, number)
                 paid = len(one.tokens) if index == 0 else 0

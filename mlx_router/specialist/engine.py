@@ -92,16 +92,20 @@ class Engine:
         waiting = sum(not ticket.started for ticket in self._tickets.values())
         return waiting, len(self._tickets) - waiting
 
-    def submit(self, jobs: Sequence[Job]) -> Mail:
-        """Queue the jobs of one request. Raises EngineUnavailable, or Overloaded before anything is queued."""
+    def check_room(self, jobs: int) -> None:
+        """Raises EngineUnavailable, or Overloaded where so many more jobs find no place in the queue."""
         self._check_running()
-        if len(self._tickets) + len(jobs) > self._capacity:
+        if len(self._tickets) + jobs > self._capacity:
             waiting, _ = self.load_factor
             wait_s = self._job_s * max(1, waiting) / self._limits.max_rows
             raise Overloaded(
-                f"{waiting} requests are waiting, the limit is {self.queue_limit}",
+                f"the queue is full: {self.queue_limit} requests may wait",
                 retry_after_s=min(60.0, max(1.0, wait_s)),
             )
+
+    def submit(self, jobs: Sequence[Job]) -> Mail:
+        """Queue the jobs of one request. Raises EngineUnavailable, or Overloaded before anything is queued."""
+        self.check_room(len(jobs))
         mail = Mail(jobs)
         for ticket in mail.tickets:
             self._tickets[ticket.job.id] = ticket

@@ -36,6 +36,9 @@ RESERVED = frozenset(  # arguments of the tokenizer itself, among them a templat
         "truncation",
     ]
 )
+LONG = 8  # characters for each token of the context, above which a text is counted in pieces first
+PIECE = 8192  # characters
+SEAM_TOKENS = 8
 OPENING_TOKENS = 11  # that a template adds behind the last turn at most; mlx-lm's server looks at as many
 
 
@@ -59,7 +62,7 @@ class Prompts:
         self._timeout_s = timeout_s
 
     def chat(self, request: ChatRequest) -> Prepared:
-        """Render a conversation. Raises InvalidRequest for what the template refuses."""
+        """Render a conversation. Raises InvalidRequest for what the template refuses, and ContextLengthExceeded."""
         if request.response_format is not None and request.response_format.type != "text":
             raise InvalidRequest(
                 f"response_format {request.response_format.type!r} is not supported, only 'text'",
@@ -71,19 +74,20 @@ class Prompts:
         tools = _tools(request)
         options = _options(request.chat_template_kwargs or {})
         tokens = self._render(messages, tools, options, add_generation_prompt=True)
+        fits = len(tokens) < self._base.max_context
         return Prepared(
             tokens=tuple(tokens),
             text_state=self._text_state(tokens),
             tools=tuple(tools),
-            boundaries=self._boundaries(messages, tools, options, tokens),
+            boundaries=self._boundaries(messages, tools, options, tokens) if fits else (),
         )
 
     def completion(self, request: CompletionRequest) -> list[Prepared]:
-        """Tokens of each prompt."""
+        """Tokens of each prompt. Raises InvalidRequest and ContextLengthExceeded."""
         prepared = []
         for index, prompt in enumerate(request.prompts):
             if isinstance(prompt, str):
-                tokens = [int(token) for token in self._tokenizer.encode(prompt)]
+                tokens = self._encode(prompt, special=True, param="prompt")
             else:
                 tokens = list(prompt)
                 bad = [token for token in tokens if not 0 <= token < self._base.vocab_size]
@@ -144,8 +148,8 @@ class Prompts:
         add_generation_prompt: bool,
     ) -> list[int]:
         try:
-            tokens = self._tokenizer.apply_chat_template(
-                messages, tools=tools or None, add_generation_prompt=add_generation_prompt, **options
+            text = self._tokenizer.apply_chat_template(
+                messages, tools=tools or None, add_generation_prompt=add_generation_prompt, tokenize=False, **options
             )
         except TemplateError as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -156,9 +160,25 @@ class Prompts:
             raise InvalidRequest(
                 f"the chat template fails on the messages ({type(error).__name__})", param="messages"
             ) from error
+        tokens = self._encode(text, special=False, param="messages")  # the template writes special tokens itself
         if not tokens:
             raise InvalidRequest("the chat template makes no tokens of the messages", param="messages")
-        return [int(token) for token in tokens]
+        return tokens
+
+    def _encode(self, text: str, *, special: bool, param: str) -> list[int]:
+        """The tokens of a text. Raises ContextLengthExceeded for one that cannot fit, before it is read to its end.
+
+        Encoding takes a second for a megabyte, and others wait. Pieces have at most SEAM_TOKENS more than the whole.
+        """
+        limit, least = self._base.max_context, 0
+        if len(text) > LONG * limit:
+            for start in range(0, len(text), PIECE):
+                piece = self._tokenizer.encode(text[start : start + PIECE], add_special_tokens=False)
+                least += max(0, len(piece) - SEAM_TOKENS)
+                if least > limit:
+                    message = f"the context has {limit} tokens; more than {least} are in the prompt"
+                    raise ContextLengthExceeded(message, param=param)
+        return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=special)]
 
     def _text_state(self, tokens: list[int]) -> TextState:
         """Templates may open the reasoning part themselves; response formats may begin in a state of their own.

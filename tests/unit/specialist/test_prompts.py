@@ -142,6 +142,55 @@ def test_limits(prompts: Prompts) -> None:
     assert caught.value.param == "messages"
 
 
+class Reading:
+    """A tokenizer that counts the characters that it is given to encode."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.characters = 0
+
+    def encode(self, text: str, **options: Any) -> Any:
+        self.characters += len(text)
+        return self._tokenizer.encode(text, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def test_what_cannot_fit_is_not_read_to_its_end(scripted_base: Base) -> None:
+    reading = Reading(scripted_base.tokenizer)
+    prompts = Prompts(replace(scripted_base, tokenizer=reading), default_max_tokens=100, timeout_s=5.0)
+    long = "lorem ipsum " * 100_000
+    with pytest.raises(ContextLengthExceeded, match="2048") as caught:
+        prompts.chat(chat(messages=[{"role": "user", "content": long}]))
+    assert caught.value.param == "messages"
+    tool = {"type": "function", "function": {"name": "f", "description": long}}
+    with pytest.raises(ContextLengthExceeded):
+        prompts.chat(chat(tools=[tool]))
+    plain = parse_body(CompletionRequest, json.dumps({"model": "base", "prompt": long}).encode())
+    with pytest.raises(ContextLengthExceeded) as caught:
+        prompts.completion(plain)
+    assert caught.value.param == "prompt"
+    assert 0 < reading.characters < 100_000
+
+
+def test_many_characters_in_few_tokens_fit(prompts: Prompts) -> None:
+    content = tiny_chat.CALL * 1000
+    assert len(content) > 20 * 2048
+    prepared = prompts.chat(chat(messages=[{"role": "user", "content": content}]))
+    assert 1000 < len(prepared.tokens) < 1100
+    assert content in text(prepared.tokens)
+
+
+def test_no_boundaries_are_sought_in_a_prompt_that_does_not_fit(scripted_base: Base) -> None:
+    reading = Reading(scripted_base.tokenizer)
+    base = replace(scripted_base, tokenizer=reading, states_can_be_cut=False)
+    prompts = Prompts(base, default_max_tokens=100, timeout_s=5.0)
+    content = "y " * 3000
+    assert prompts.chat(chat(messages=[{"role": "user", "content": content}])).boundaries == ()
+    assert reading.characters < 1.5 * len(content)
+
+
 def test_sampling(scripted_base: Base, prompts: Prompts) -> None:
     assert jobs(prompts, chat(), 5)[0].sampling.temperature == 0.0
     seeded = jobs(prompts, chat(seed=7, temperature=1.0, top_k=-1), 5, count=3)
