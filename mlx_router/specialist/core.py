@@ -108,9 +108,11 @@ class EngineCore:
     @property
     def runnable(self) -> bool:
         """Whether `step` can move anything now; otherwise it waits for an adapter to be read."""
-        if self._rows or self._replay or self.residents.movable:
+        if self._rows or self._replay:
             return True
-        return any(self.residents.usable(adapter) for adapter in self._waiting.adapters())
+        if not len(self._waiting):
+            return False
+        return self.residents.movable or any(self.residents.usable(adapter) for adapter in self._waiting.adapters())
 
     def add(self, job: Job) -> None:
         """Queue a job."""

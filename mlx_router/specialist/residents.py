@@ -7,8 +7,9 @@ absent ──a job waits──> fetching ──read──> arrived ──a slot 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mlx_router.errors import AdapterExists, ModelNotFound, RouterError, SlotsBusy
 from mlx_router.lora.bank import AdapterBank, Lease
@@ -114,7 +115,9 @@ class Residents:
     @property
     def movable(self) -> bool:
         """Whether `settle` could change anything."""
-        return bool(self._arrived) or any(self._fetchable(adapter) for adapter in self._waiting.adapters())
+        if self._changed and self._arrived:
+            return True
+        return any(self._fetchable(adapter) for adapter in self._waiting.adapters())
 
     def settle(self) -> None:
         """Ask for adapters that jobs wait for; give slots to those that came."""
@@ -127,7 +130,7 @@ class Residents:
             self._held = self._place_arrived()
 
     def _place_arrived(self) -> str | None:
-        """Load what has been read; the name of the adapter to hold where no slot was free."""
+        """Load what has been read; the name of the adapter to hold for the first that found no slot."""
         held: str | None = None
         for name, files in list(self._arrived.items()):
             if self._waiting.oldest(name) is None:
@@ -136,8 +139,9 @@ class Residents:
             try:
                 self._bank.load(files, name=name)
             except SlotsBusy as error:
-                held = self._choose_held()
-                if held is not None or self._retiring():
+                occupants = self._in_the_way(files)
+                held = held or _idle_first(occupants)
+                if any(entry["retired"] or not entry["pinned"] for entry in occupants):
                     continue
                 self._end_waiting(name, error)  # everything is pinned: waiting would not help
             except RouterError as error:
@@ -145,14 +149,15 @@ class Residents:
             del self._arrived[name]
         return held
 
-    def _choose_held(self) -> str | None:
-        """The adapter that is likely to be idle first: the fewest leases, then the least recently used."""
-        resident = [entry for entry in self._bank.stats()["resident"] if not entry["pinned"] and not entry["retired"]]
-        chosen = min(resident, key=lambda entry: (entry["leases"], entry["last_used"]), default=None)
-        return None if chosen is None else str(chosen["name"])
-
-    def _retiring(self) -> bool:
-        return any(entry["retired"] for entry in self._bank.stats()["resident"])
+    def _in_the_way(self, files: AdapterFiles) -> list[dict[str, Any]]:
+        """Versions of which one must go before `files` find a slot: where an experts' slot lacks, one that has it."""
+        stats = self._bank.stats()
+        resident: list[dict[str, Any]] = stats["resident"]
+        if any(pair.experts for pair in files.modules.values()):
+            with_experts = [entry for entry in resident if entry["expert_slot"]]
+            if len(with_experts) >= stats["expert_slots"]:
+                return with_experts
+        return resident
 
     def _fetchable(self, adapter: str | None) -> bool:
         return (
@@ -177,3 +182,10 @@ class Residents:
     def _forget(self, digest: str) -> None:
         if digest not in self.digests():
             self._purge(digest)
+
+
+def _idle_first(entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """The adapter that is likely to be idle first: the fewest leases, then the least recently used."""
+    evictable = [entry for entry in entries if not entry["pinned"] and not entry["retired"]]
+    chosen = min(evictable, key=lambda entry: (entry["leases"], entry["last_used"]), default=None)
+    return None if chosen is None else str(chosen["name"])
