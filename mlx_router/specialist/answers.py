@@ -102,6 +102,7 @@ class CompletionResponse(Response):
                     prompts.jobs(
                         one,
                         request,
+                        request_id=answer_id,
                         ids=[f"{answer_id}-{number}-{index}" for index in range(count)],
                         adapter=adapter,
                         limit=limit,

@@ -107,9 +107,8 @@ class Engine:
         """Queue the jobs of one request. Raises EngineUnavailable, or Overloaded before anything is queued."""
         self.check_room(len(jobs))
         mail = Mail(jobs)
-        for ticket in mail.tickets:
-            self._tickets[ticket.job.id] = ticket
-            self._commands.put(_adding(ticket.job))
+        self._tickets |= {ticket.job.id: ticket for ticket in mail.tickets}
+        self._commands.put(_adding(jobs))
         return mail
 
     def close(self, mail: Mail) -> None:
@@ -314,8 +313,12 @@ def _fail_future(future: asyncio.Future[T], error: BaseException) -> None:
         future.set_exception(error)
 
 
-def _adding(job: Job) -> Callable[[EngineCore], None]:
-    return lambda core: core.add(job)
+def _adding(jobs: Sequence[Job]) -> Callable[[EngineCore], None]:
+    def add(core: EngineCore) -> None:
+        for job in jobs:
+            core.add(job)
+
+    return add
 
 
 def _cancelling(job_id: str) -> Callable[[EngineCore], None]:

@@ -105,6 +105,7 @@ class Prompts:
         prepared: Prepared,
         request: SamplingBody,
         *,
+        request_id: str,
         ids: Sequence[str],
         adapter: str | None,
         limit: int | None,
@@ -124,6 +125,7 @@ class Prompts:
         return [
             Job(
                 id=job_id,
+                request=request_id,
                 adapter=adapter,
                 prompt=prepared.tokens,
                 max_tokens=limit if limit is not None else min(room, self._default_max_tokens),

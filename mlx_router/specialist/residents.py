@@ -69,7 +69,7 @@ class Residents:
         return Installed(files.digest, current.digest if current is not None else None)
 
     def unload(self, name: str) -> str | None:
-        """Stop serving `name`: waiting jobs for it fail, running ones end as they began. Its digest, if resident."""
+        """Stop serving `name`: requests that wait fail, those that have begun end so. Its digest, if resident."""
         self._end_waiting(name, ModelNotFound(f"adapter {name!r} was unloaded", param="model"))
         self._outdate(name)
         version = self._bank.find(name)
@@ -91,7 +91,7 @@ class Residents:
     def arrived(self, name: str, files: AdapterFiles) -> None:
         """An adapter that `fetch` asked for; of no use if it was replaced meanwhile or nobody waits any more."""
         wanted = self._fetching.pop(name, False)
-        if wanted and self._bank.find(name) is None and self._waiting.oldest(name) is not None:
+        if wanted and self._bank.find(name) is None and self._waiting.wanted(name):
             self._arrived[name] = files
             self._changed = True
 
@@ -133,7 +133,7 @@ class Residents:
         """Load what has been read; the name of the adapter to hold for the first that found no slot."""
         held: str | None = None
         for name, files in list(self._arrived.items()):
-            if self._waiting.oldest(name) is None:
+            if not self._waiting.wanted(name):
                 del self._arrived[name]
                 continue
             try:
@@ -166,6 +166,7 @@ class Residents:
             and adapter not in self._fetching
             and adapter not in self._arrived
             and self._bank.find(adapter) is None
+            and self._waiting.wanted(adapter)
         )
 
     def _outdate(self, name: str) -> None:
@@ -176,7 +177,7 @@ class Residents:
         self._changed = True
 
     def _end_waiting(self, name: str, error: RouterError) -> None:
-        for job in self._waiting.take_all(lambda job: job.adapter == name):
+        for job in self._waiting.take_unbound(name):
             self._fail(job, error)
 
     def _forget(self, digest: str) -> None:

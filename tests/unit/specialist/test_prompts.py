@@ -126,7 +126,7 @@ def test_the_boundary_behind_the_system_prompt_needs_no_prompt_without_a_user(
 def jobs(prompts: Prompts, request: ChatRequest, limit: int | None, count: int = 1) -> list[Any]:
     prepared = prompts.chat(request)
     ids = [str(index) for index in range(count)]
-    return prompts.jobs(prepared, request, ids=ids, adapter=None, limit=limit, logprobs=None)
+    return prompts.jobs(prepared, request, request_id="r", ids=ids, adapter=None, limit=limit, logprobs=None)
 
 
 def test_limits(prompts: Prompts) -> None:
