@@ -9,7 +9,8 @@ A request body may carry `x_test`, which the gateway passes through like any fie
     {"raw": "base64…", "cut": 7}          stream these bytes, whatever they are
     {"cut": 7}                            write a stream in pieces of seven bytes
     {"size": 1000000}                     characters of content
-POST /control also takes {"ready": false}, {"full": true}, {"adapters": {name: state}}, {"drop_idle": true}.
+POST /control also takes {"ready": false}, {"full": true}, {"adapters": {name: state}}, and {"split": true}: every JSON
+answer leaves in two packets.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class FakeSpecialist:
         self.adapters = adapters
         self.ready = True
         self.full = False
+        self.split = False
         self.running = 0
         self.gates: dict[str, asyncio.Event] = {}
         self.seen: list[dict[str, Any]] = []
@@ -149,7 +151,7 @@ class FakeSpecialist:
 
     async def control(self, request: web.Request) -> web.Response:
         body = await request.json()
-        for name in ("ready", "full"):
+        for name in ("ready", "full", "split"):
             if name in body:
                 setattr(self, name, body[name])
         if "adapters" in body:
@@ -209,7 +211,23 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> w
 
 
 def application(fake: FakeSpecialist) -> web.Application:
-    app = web.Application(client_max_size=2**26, handler_args={"handler_cancellation": True})
+    @web.middleware
+    async def in_two_packets(request: web.Request, handler: Any) -> web.StreamResponse:
+        whole = await handler(request)
+        if not fake.split or not isinstance(whole, web.Response):
+            return whole
+        assert isinstance(whole.body, bytes)
+        halves = web.StreamResponse(status=whole.status, headers=whole.headers)
+        halves.content_length = len(whole.body)
+        await halves.prepare(request)
+        await halves.write(whole.body[:9])
+        await asyncio.sleep(0.02)
+        await halves.write(whole.body[9:])
+        return halves
+
+    app = web.Application(
+        client_max_size=2**26, handler_args={"handler_cancellation": True}, middlewares=[in_two_packets]
+    )
     app.router.add_post("/v1/chat/completions", fake.complete)
     app.router.add_post("/v1/completions", fake.complete)
     app.router.add_post("/v1/load_lora_adapter", fake.load)

@@ -19,6 +19,7 @@ from yarl import URL
 from mlx_router.config import GatewayConfig
 from mlx_router.errors import RouterError, UpstreamTimeout, UpstreamUnavailable
 from mlx_router.gateway.upstreams import Endpoint
+from mlx_router.http.exchange import read_whole
 from mlx_router.protocol import sse
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -185,7 +186,7 @@ class Relay:
         if response.status == 200 and response.content_type == "text/event-stream":
             await self._stream(attempt, response, answer, clock, send)
         else:
-            body = await _read(response)
+            body = await read_whole(response, MAX_ANSWER_BYTES)
             if attempt.hold(response.status):
                 answer.kind, answer.body = "refused", body
                 return
@@ -236,21 +237,6 @@ def split_events(data: bytes) -> tuple[bytes, bytes]:
     if end == 0 and len(data) > MAX_EVENT_BYTES:
         return data, b""
     return data[:end], data[end:]
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """A whole body. Raises ClientPayloadError where it breaks off or is too large."""
-    length = response.content_length
-    if length is not None and length <= MAX_ANSWER_BYTES:
-        return await response.read()
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.content.iter_any():
-        parts.append(part)
-        size += len(part)
-        if size > MAX_ANSWER_BYTES:
-            raise aiohttp.ClientPayloadError("the answer is too large")
-    return b"".join(parts)
 
 
 async def _break_off(error: RouterError, send: Send) -> None:

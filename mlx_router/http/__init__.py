@@ -1,0 +1,4 @@
+"""HTTP where aiohttp and uvicorn need a word more, the same for every process of ours.
+
+exchange    as a client: an answer read to its end, a failure in words
+"""
