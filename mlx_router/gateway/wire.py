@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from mlx_router.errors import InvalidRequest, Overloaded, RouterError
+from mlx_router.http.connection import Connection
 from mlx_router.protocol import envelope
 
 CONNECTION = "mlx_router.connection"  # key of the scope
@@ -45,7 +44,7 @@ class ClientGone(Exception):
     """The client closed its connection before it had its answer."""
 
 
-class GuardedProtocol(HttpToolsProtocol):
+class GuardedProtocol(Connection):
     """One client connection. `limits` is set on a subclass by the server."""
 
     limits: WireLimits
