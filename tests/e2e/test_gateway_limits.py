@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -160,8 +161,25 @@ def test_too_many_requests_are_told_to_come_back(rig: Rig) -> None:
         reply = rig.chat("sql", headers=KEY)
         assert (reply.status, reply.json()["error"]["code"]) == (429, "overloaded")
         assert reply.headers["retry-after"] == "1"
+        assert rig.post("/v1/route", {"prompt": "sql"}, headers=KEY).status == 429
+        assert rig.post("/v1/embeddings", {"model": "minilm", "input": "a"}, headers=KEY).status == 429
         code.control(release="busy")
         assert [future.result().status for future in waiting] == [200, 200]
+
+
+def test_a_client_that_leaves_takes_its_embeddings_along(rig: Rig, tmp_path: Path) -> None:
+    def queue() -> int:
+        return int(rig.get("/v1/status", headers=KEY).json()["router"]["queue"])
+
+    body = json.dumps({"model": "minilm", "input": [f"until {tmp_path / 'there'}"]}).encode()
+    with connect(rig) as client:
+        head = f"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nx-api-key: key-1\r\ncontent-length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        wait_until(lambda: queue() == 1, "the text at the encoder")
+    wait_until(lambda: queue() == 0, "its place free")
+    (tmp_path / "there").touch()
+    assert rig.get("/v1/status", headers=KEY).json()["gateway"]["active"] == 0
+    assert "Traceback" not in rig.gateway.log.read_text()
 
 
 @pytest.mark.parametrize(
