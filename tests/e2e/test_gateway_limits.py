@@ -101,6 +101,23 @@ def test_long_headers_are_refused(rig: Rig) -> None:
     assert events(rig, "headers_too_large") == 2
 
 
+@pytest.mark.parametrize("piece", [b"x-more: " + b"a" * 500 + b"\r\n", b"a" * 500], ids=["many", "one"])
+def test_endless_trailers_are_cut(rig: Rig, piece: bytes) -> None:
+    before, slow = events(rig, "headers_too_large"), events(rig, "slow_client")
+    with connect(rig) as client:
+        client.sendall(b"POST /v1/route HTTP/1.1\r\nhost: x\r\nx-api-key: key-1\r\ntransfer-encoding: chunked\r\n\r\n")
+        client.sendall(b"2\r\n{}\r\n0\r\nx-first: ")
+        wait_until(lambda: sent(client, piece) is False, "the end of patience")
+    assert (events(rig, "headers_too_large"), events(rig, "slow_client")) == (before + 1, slow)
+
+
+def test_trailers_within_the_limit_are_read(rig: Rig) -> None:
+    with connect(rig) as client:
+        client.sendall(b"POST /v1/route HTTP/1.1\r\nhost: x\r\nx-api-key: key-1\r\nconnection: close\r\n")
+        client.sendall(b'transfer-encoding: chunked\r\n\r\n10\r\n{"prompt":"rust"\r\n1\r\n}\r\n0\r\nx-sum: 1\r\n\r\n')
+        assert b'"domain":"rust"' in read_all(client)
+
+
 def sent(client: socket.socket, data: bytes) -> bool:
     try:
         client.sendall(data)
@@ -125,6 +142,16 @@ def test_slow_senders_are_cut(rig: Rig, beginning: bytes) -> None:
         answer = read_all(client)
         assert time.monotonic() - started < 8
     assert answer == b"" or answer.startswith((b"HTTP/1.1 408", b"HTTP/1.1 401"))
+    assert events(rig, "slow_client") == before + 1
+
+
+def test_a_line_break_does_not_hold_a_connection(rig: Rig) -> None:
+    before = events(rig, "slow_client")
+    with connect(rig) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        client.sendall(b"\r\n")
+        read_all(client)
     assert events(rig, "slow_client") == before + 1
 
 
