@@ -1,7 +1,7 @@
 """A specialist for tests: the real HTTP surface, canned words, and faults on demand. `python -m tests.fake_specialist`.
 
 A request body may carry `x_test`, which the gateway passes through like any field it does not know:
-    {"status": 429, "retry_after": "2"}   answer with this status
+    {"status": 429, "retry_after": "2"}   answer with this status; "code": of the error; "model": only for this one
     {"die_after": 3}                      stream three events, then kill this process's connection
     {"hold": "name"}                      wait for POST /control {"release": "name"} before the first byte
     {"hold_after": 2, "hold": "name"}     the same, after two events
@@ -55,9 +55,10 @@ class FakeSpecialist:
             }
         )
         model = body.get("model")
-        if (status := test.get("status")) and test.get("only") in (None, self.name):
+        mine = test.get("only") in (None, self.name) and test.get("model") in (None, model)
+        if (status := test.get("status")) and mine:
             headers = {"retry-after": test["retry_after"]} if "retry_after" in test else {}
-            return error(status, "as asked", headers)
+            return error(status, "as asked", headers, test.get("code"))
         if self.full:
             return error(429, "the queue is full", {"retry-after": "1"})
         if model not in ("base", *self.adapters):
@@ -205,8 +206,8 @@ class FakeSpecialist:
         return web.json_response({"object": "list", "data": []})
 
 
-def error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    body = {"error": {"message": message, "type": "server_error", "param": None, "code": f"fake_{status}"}}
+def error(status: int, message: str, headers: dict[str, str] | None = None, code: str | None = None) -> web.Response:
+    body = {"error": {"message": message, "type": "server_error", "param": None, "code": code or f"fake_{status}"}}
     return web.json_response(body, status=status, headers=headers)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_router.errors import RouterError, UpstreamUnavailable
+from mlx_router.errors import RouterError, SlotsBusy, UpstreamUnavailable
 from mlx_router.gateway.body import with_model
 from mlx_router.gateway.policy import Plan, substituted
 from mlx_router.gateway.probe import Prober
@@ -96,17 +97,18 @@ class Forwarder:
                     self._prober.wake(endpoint)
                     continue
                 held = (answer, endpoint, step)
-                if answer.status in _ADAPTER_REFUSED:
-                    _note(job, f"{endpoint.pool} refuses adapter {step.adapter} ({answer.status})")
-                    self._prober.wake(endpoint)
-                    break
-                tried |= {endpoint.key}
-                _note(job, f"{endpoint.pool} is {'full' if answer.status == 429 else 'not available'}")
                 if answer.status == 429:
+                    tried |= {endpoint.key}
+                    _note(job, f"{endpoint.pool} is full")
                     endpoint.overloaded(_retry_after_s(answer))
-                else:
-                    endpoint.failure(f"it answers {answer.status}")
-                    self._prober.wake(endpoint)
+                    continue
+                self._prober.wake(endpoint)
+                if _refuses_adapter(job.plan, step, answer):
+                    _note(job, f"{endpoint.pool} refuses adapter {step.adapter} ({answer.status})")
+                    break
+                # One request's failure: whether the endpoint is down is for its probe to say.
+                tried |= {endpoint.key}
+                _note(job, f"{endpoint.pool} is not available ({answer.status})")
         if held is None and again is not None and sent < MAX_SENT and await self._prober.check(again[1]):
             # Nobody else can answer and the endpoint is back, or never was away: an idle connection was cut.
             answer = await self._attempt(job, *again, False, send)
@@ -203,6 +205,21 @@ def _ascii(text: str) -> bytes:
 def _note(job: Job, text: str) -> None:
     if text and text not in job.notes:
         job.notes.append(text)
+
+
+def _refuses_adapter(plan: Plan, step: Step, answer: Answer) -> bool:
+    """Whether the base of the same specialist may still answer."""
+    if step.adapter is None or plan.strict:
+        return False
+    return answer.status in _ADAPTER_REFUSED or _error_code(answer) == SlotsBusy.code
+
+
+def _error_code(answer: Answer) -> str:
+    """The `code` of a held answer's envelope; empty where it has none."""
+    try:
+        return str(json.loads(answer.body)["error"]["code"])
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 def _retry_after_s(answer: Answer) -> float:

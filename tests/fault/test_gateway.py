@@ -123,6 +123,27 @@ def test_refusals_before_the_first_byte_are_tried_elsewhere(rig: Rig, status: in
     assert (reply.status, reply.headers["x-router-specialist"]) == (200, "code")
 
 
+@pytest.mark.parametrize("status", [503, 504])
+def test_one_failed_request_closes_no_specialist(rig: Rig, status: int) -> None:
+    def failed() -> list[int]:
+        return [item["failed"] for item in rig.get("/v1/status").json()["specialists"]]
+
+    before = failed()
+    assert rig.chat("x", model="mascarade-kicad", x_test={"status": status}).status == status
+    assert rig.chat("x", model="mascarade-kicad").status == 200
+    assert failed() == before
+
+
+def test_without_a_free_slot_the_base_of_the_same_specialist_answers(rig: Rig) -> None:
+    busy = {"status": 503, "code": "adapter_slots_busy", "model": "mascarade-kicad"}
+    reply = rig.chat("kicad", x_test=busy)
+    assert (reply.status, reply.headers["x-router-reason"]) == (200, "unavailable")
+    assert (reply.headers["x-router-specialist"], reply.headers["x-router-adapter"]) == ("hardware", "base")
+    assert "hardware refuses adapter mascarade-kicad (503)" in reply.headers["x-router-detail"]
+    named = rig.chat("x", model="mascarade-kicad", x_test=busy)
+    assert (named.status, named.json()["error"]["code"]) == (503, "adapter_slots_busy")
+
+
 def test_a_full_queue(rig: Rig) -> None:
     rig.specialists["hardware"].control(full=True)
     reply = rig.chat("kicad")
