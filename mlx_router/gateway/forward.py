@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_router.errors import RouterError, SlotsBusy, UpstreamUnavailable
+from mlx_router.errors import Overloaded, RouterError, SlotsBusy, UpstreamUnavailable
 from mlx_router.gateway.body import with_model
 from mlx_router.gateway.policy import Plan, substituted
 from mlx_router.gateway.probe import Prober
@@ -67,7 +67,10 @@ class Forwarder:
         self._prober = prober
 
     async def run(self, job: Job, fleet: Fleet, send: Send) -> None:
-        """Answer the client. Raises UpstreamUnavailable where nothing can; nothing has been sent then."""
+        """Answer the client. Raises UpstreamUnavailable where nothing can, Overloaded where all are merely full.
+
+        Nothing has been sent then.
+        """
         tried: frozenset[str] = frozenset()
         sent = 0
         held: tuple[Answer, Endpoint, Step] | None = None
@@ -121,6 +124,8 @@ class Forwarder:
         job.decision = substituted(job.decision)
         if failure is not None and failure.status == 504:
             raise type(failure)(failure.message)
+        if failure is None and (wait_s := fleet.full_for_s(job.plan.steps)) is not None:
+            raise Overloaded("every server that can answer this request is full", retry_after_s=wait_s)
         why = "; ".join(job.notes) or "no upstream is configured for it"
         raise UpstreamUnavailable(f"nothing can answer this request: {why}", retry_after_s=1.0)
 
