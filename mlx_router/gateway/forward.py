@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from mlx_router.errors import Overloaded, RouterError, SlotsBusy, UpstreamUnavailable
@@ -93,9 +94,14 @@ class Forwarder:
                     tried |= {endpoint.key}
                     failure, held = answer.error or UpstreamUnavailable("no answer"), None
                     _note(job, f"{endpoint.pool}: {failure.message}")
-                    if answer.reached and failure.status != 504:
-                        again = again or (step, endpoint)
-                    if failure.status != 504:
+                    if failure.status == 504:
+                        if answer.reached and endpoint.state == "up" and await self._prober.check(endpoint):
+                            # It is still at work; elsewhere the same work would be done a second time.
+                            job.decision = substituted(job.decision)
+                            raise failure
+                    else:
+                        if answer.reached:
+                            again = again or (step, endpoint)
                         endpoint.failure(failure.message)
                     self._prober.wake(endpoint)
                     continue
@@ -146,6 +152,8 @@ class Forwarder:
             self._settle(job, step, endpoint, substitute, answer)
             return self._headers(job)
 
+        # One of ours computes an answer in one piece for minutes, and has a watchdog, a time-out and a health check.
+        patient = endpoint.kind == "specialist" and not job.body.get("stream")
         job.sent_at = asyncio.get_running_loop().time()
         answer = await self._relay.run(
             Attempt(
@@ -156,6 +164,7 @@ class Forwarder:
                 started=job.started,
                 hold=hold,
                 begin=begin,
+                alive=partial(self._prober.check, endpoint) if patient else None,
             ),
             send,
         )
