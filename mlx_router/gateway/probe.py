@@ -17,10 +17,12 @@ from typing import Any
 import aiohttp
 
 from mlx_router.gateway.upstreams import Endpoint, Fleet
+from mlx_router.http.exchange import read_whole
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
+ANSWER_BYTES = 2**22  # of a listing at most
 DOWN_INTERVAL_S = 0.5  # between two looks at an endpoint that is down, at most
 
 
@@ -141,7 +143,7 @@ class Prober:
         ) as response:
             if response.status not in statuses:
                 raise ValueError(f"it answers {response.status}")
-            raw = await response.content.read(2**20)
+            raw = await read_whole(response, ANSWER_BYTES)
             body = json.loads(raw) if raw else {}
             return response.status, body if isinstance(body, dict) else {}
 

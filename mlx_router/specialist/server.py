@@ -18,6 +18,7 @@ import uvicorn
 
 from mlx_router.config import Config, SpecialistConfig
 from mlx_router.errors import ConfigError, RouterError
+from mlx_router.http.connection import Connection
 from mlx_router.specialist.app import make_app
 from mlx_router.specialist.registered import installed, registered
 from mlx_router.specialist.service import Specialist
@@ -105,7 +106,7 @@ def serve(config: Config, settings: SpecialistConfig, *, parent_pid: int | None 
         server = Server(
             uvicorn.Config(
                 make_app(specialist),
-                http="httptools",
+                http=Connection,
                 ws="none",
                 loop="none",
                 lifespan="off",

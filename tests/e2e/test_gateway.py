@@ -344,6 +344,19 @@ def test_adapters_are_loaded_and_unloaded_through_the_gateway(rig: Rig) -> None:
     assert {item["id"] for item in rig.get("/v1/adapters").json()["data"]} >= {"mascarade-coder", "mascarade-sql"}
 
 
+def test_a_specialist_whose_answers_come_in_pieces(rig: Rig) -> None:
+    code = rig.specialists["code"]
+    code.control(split=True)
+    try:
+        body = {"lora_name": "mascarade-sql", "load_inplace": True}
+        assert rig.post("/v1/load_lora_adapter", body).json()["status"] == "replaced"
+        part = rig.get("/ready").json()["parts"]["code"]
+        assert (part["ready"], part["reason"]) == (True, None)
+        assert rig.chat("write sql").headers["x-router-adapter"] == "mascarade-sql"
+    finally:
+        code.control(split=False)
+
+
 def test_a_quarantined_adapter_takes_no_traffic(rig: Rig) -> None:
     hardware = rig.specialists["hardware"]
     adapters = {"mascarade-kicad": "resident", "mascarade-spice": "quarantined"}
