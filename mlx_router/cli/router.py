@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_router.artifacts.store import RouterStore
-from mlx_router.cli.context import current_config, echo_json
+from mlx_router.cli.context import current_config, current_home, echo_json
 from mlx_router.cli.embed import embed
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def list_versions(ctx: click.Context, as_json: bool) -> None:
     from mlx_router.artifacts.meta import read_meta
     from mlx_router.errors import VersionCorrupt
 
-    store = RouterStore(current_config(ctx).home)
+    store = RouterStore(current_home(ctx))
     current = store.current()
     rows: list[dict[str, Any]] = []
     for version in store.versions():
@@ -121,7 +121,7 @@ def show(ctx: click.Context, version: str | None, as_json: bool) -> None:
 @click.pass_context
 def activate(ctx: click.Context, version: str) -> None:
     """Verify VERSION and serve it from now on."""
-    RouterStore(current_config(ctx).home).activate(version)
+    RouterStore(current_home(ctx)).activate(version)
     click.echo(f"{version} is active")
 
 
@@ -129,7 +129,7 @@ def activate(ctx: click.Context, version: str) -> None:
 @click.pass_context
 def rollback(ctx: click.Context) -> None:
     """Return to the version that was active before."""
-    store = RouterStore(current_config(ctx).home)
+    store = RouterStore(current_home(ctx))
     left = store.current()
     click.echo(f"{store.rollback()} is active (was {left})")
 
@@ -157,7 +157,7 @@ def import_version(ctx: click.Context, directory: str, activate: bool) -> None:
     """Import a checkpoint of the original system: router.safetensors, meta.json, label_map.json."""
     from mlx_router.head.importing import import_checkpoint
 
-    store = RouterStore(current_config(ctx).home)
+    store = RouterStore(current_home(ctx))
     version = import_checkpoint(store, Path(directory))
     if activate:
         store.activate(version)
@@ -204,7 +204,7 @@ def evaluate(
 def _resolve(ctx: click.Context, version: str | None) -> tuple[RouterStore, str]:
     from mlx_router.errors import VersionNotFound
 
-    store = RouterStore(current_config(ctx).home)
+    store = RouterStore(current_home(ctx))
     name = version or store.current()
     if name is None:
         raise VersionNotFound(f"no router version in {store.root}; train one with `mlx-router router train`")
