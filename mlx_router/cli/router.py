@@ -139,13 +139,10 @@ def rollback(ctx: click.Context) -> None:
 @click.pass_context
 def verify(ctx: click.Context, version: str | None) -> None:
     """Check every hash of a version (default: the active one)."""
-    from mlx_router.artifacts.meta import read_meta
-    from mlx_router.head.weights import load_head
+    from mlx_router.head.weights import load_version
 
     store, name = _resolve(ctx, version)
-    folder = store.verify(name)
-    meta = read_meta(folder)
-    load_head(folder / "router.safetensors", dim=meta.embedding_dim, classes=len(meta.domains))
+    load_version(store.verify(name))
     click.echo(f"{name}: every file is as it was published")
 
 
