@@ -66,6 +66,8 @@ def train(
     registry = Registry(config.home)
     manifests = {name: registry.manifest(name) for name in dict.fromkeys(names)}
     bench = training.Bench(config, base, Path(data) if data else resources.specialists_dir(), base_name)
+    for name in manifests if out else ():
+        training.check_target(Path(str(out)) / name)
     results = []
     with nullcontext() if progress_lines or as_json else TaskBars() as bars:
         draw = training.line_writer() if progress_lines else (bars.draw if bars else _silent)
