@@ -195,7 +195,7 @@ def _plan(source: Path, encoder: Encoder, field: str, chunk_rows: int, shard_row
         "source_mtime_ns": stat.st_mtime_ns,
         "field": field,
         "encoder": encoder.digest,
-        "runtime": encoder.runtime.name,
+        "runtime": encoder.arithmetic,
         "chunk_rows": chunk_rows,
         "shard_rows": shard_rows,
     }
