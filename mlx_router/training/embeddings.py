@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_router.encoder.encoder import DIM, Encoder
+from mlx_router.files import replacing
 
 
 class EmbeddingCache:
@@ -46,10 +46,9 @@ class EmbeddingCache:
 
     def _save(self, known: dict[bytes, npt.NDArray[np.float32]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(f".{os.getpid()}.tmp.npz")
         keys = np.frombuffer(b"".join(known), dtype=np.uint8).reshape(len(known), -1)
-        np.savez(draft, keys=keys, vectors=np.stack(list(known.values())))
-        draft.replace(self.path)
+        with replacing(self.path) as draft, draft.open("wb") as file:
+            np.savez(file, keys=keys, vectors=np.stack(list(known.values())))
 
 
 def _key(text: str) -> bytes:
