@@ -35,7 +35,7 @@ data_option = click.option(
 @click.option("--max-tokens", type=int, help="Of a row; longer ones are cut.")
 @click.option("--replay", type=float, help="General rows mixed in, as a share of the adapter's own.")
 @click.option("--grad-checkpoint", is_flag=True, default=None, help="Slower, in less memory.")
-@click.option("--seed", type=int, help="Of weights and order.")
+@click.option("--seed", type=click.IntRange(0), help="Of weights and order.")
 @click.option("--revised", is_flag=True, help="Take the answers of revised.jsonl where it has the question.")
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare with the base before it serves.")
 @click.option("--progress-lines", is_flag=True, hidden=True)

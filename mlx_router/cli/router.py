@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_router.artifacts.meta import read_meta
 from mlx_router.artifacts.store import RouterStore
 from mlx_router.cli.context import current_config, current_home, echo_json
 from mlx_router.cli.embed import embed
@@ -27,7 +27,7 @@ router.add_command(embed)
 @router.command()
 @click.option("--data", "data", metavar="DIR", help="Folder of <label>.jsonl files (default: the shipped corpus).")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the corpus.")
-@click.option("--seed", type=int, help="Of split, initial weights and order.")
+@click.option("--seed", type=click.IntRange(0), help="Of split, initial weights and order.")
 @click.option("--loss", type=click.Choice(["bce", "ce", "both"]), help="What is minimised.")
 @click.option("--runtime", type=click.Choice(["auto", "mlx", "onnx"]), help="What runs the encoder.")
 @click.option("--encoder", "encoder_path", metavar="PATH", help="Folder with model.safetensors and tokenizer.json.")
@@ -75,7 +75,6 @@ def train(
 @click.pass_context
 def list_versions(ctx: click.Context, as_json: bool) -> None:
     """List versions, the active one marked."""
-    from mlx_router.artifacts.meta import read_meta
     from mlx_router.errors import VersionCorrupt
 
     store = RouterStore(current_home(ctx))
@@ -109,7 +108,8 @@ def show(ctx: click.Context, version: str | None, as_json: bool) -> None:
     store, name = _resolve(ctx, version)
     folder = store.path(name)
     if as_json:
-        echo_json(json.loads((folder / "meta.json").read_text(encoding="utf-8")))
+        read_meta(folder)
+        click.echo((folder / "meta.json").read_text(encoding="utf-8"), nl=False)
         return
     report = folder / "report.md"
     click.echo(f"{name} in {folder}\n")
