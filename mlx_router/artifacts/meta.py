@@ -112,6 +112,8 @@ def _inconsistencies(raw: dict[str, Any], mapping: dict[str, Any]) -> list[str]:
     for name, found in (("meta.json", raw["label_map"]), ("label_map.json", mapping)):
         if found != label_map(domains):
             problems.append(f"{name}: the label map does not follow the order of 'domains'")
+    if not isinstance(raw["embedding_model"], str):
+        problems.append(f"meta.json: embedding_model must be a name, got {raw['embedding_model']!r}")
     for key in ("embedding_dim", "hidden_dim"):
         if not isinstance(raw[key], int) or raw[key] < 1:
             problems.append(f"meta.json: {key} must be a positive integer, got {raw[key]!r}")

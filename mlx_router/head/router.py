@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlx_router.artifacts.meta import Meta, read_meta
+from mlx_router.artifacts.meta import Meta
 from mlx_router.artifacts.store import RouterStore
 from mlx_router.config import EncoderConfig, home_dir
 from mlx_router.encoder.encoder import DIM, Encoder, load_encoder
@@ -21,7 +21,7 @@ from mlx_router.head.calibration import Calibration
 from mlx_router.head.classifier import Classifier
 from mlx_router.head.decision import Decision, Thresholds, decide
 from mlx_router.head.lexical import LEXICAL_FILE, load_lexical
-from mlx_router.head.weights import load_head
+from mlx_router.head.weights import load_version
 
 CACHE_ENTRIES = 4096
 _Ranked = tuple[tuple[tuple[str, float], ...], float]  # labels with their scores, best first; evidence
@@ -70,8 +70,7 @@ class Router:
         cls, folder: Path, version: str, home: Path, encoder: EncoderConfig, notice: str | None = None
     ) -> Router:
         """Load a version's files without looking at the store."""
-        meta = read_meta(folder)
-        head = load_head(folder / "router.safetensors", dim=meta.embedding_dim, classes=len(meta.domains))
+        meta, head = load_version(folder)
         calibration = (
             Calibration.from_json(dict(meta.calibration))
             if meta.calibration is not None

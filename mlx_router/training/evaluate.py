@@ -61,6 +61,8 @@ def read_eval_set(path: Path, labels: Sequence[str]) -> EvalSet:
         langs.append(str(row.get("lang", "?")))
     if problems:
         raise CorpusError.from_problems(f"{path}: bad rows", problems)
+    if not texts:
+        raise CorpusError(f"{path}: no rows")
     return EvalSet(tuple(texts), tuple(answers), tuple(langs))
 
 
