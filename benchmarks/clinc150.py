@@ -26,7 +26,7 @@ from mlx_router.training import metrics
 from mlx_router.training.blend import fit_blend
 from mlx_router.training.embeddings import EmbeddingCache
 from mlx_router.training.fit import Example, Recipe, fit_head, row_weights
-from mlx_router.training.ridge import fit_lexical
+from mlx_router.training.ridge import count_ngrams, fit_lexical
 
 KEPT = 0.95  # of in-scope validation rows
 PARTS = ("train", "val", "test", "oos_test")
@@ -75,7 +75,7 @@ def ours(
     examples = {part: Example(x[part], hot[part], row_weights(y[part], classes)) for part in hot}
     truth = metrics.Truth(y["val"], hot["val"] > 0, ("en",) * len(y["val"]))
     head, _ = fit_head(examples["train"], examples["val"], truth, recipe)
-    lexical = fit_lexical(texts["train"], hot["train"])
+    lexical = fit_lexical(count_ngrams(texts["train"]), hot["train"])
     out: dict[str, dict[str, float]] = {}
     for name, words in (("ours", True), ("head alone", False)):
         meaning = {part: head.logits(x[part]) for part in PARTS[1:]}

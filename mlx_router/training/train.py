@@ -33,7 +33,7 @@ from mlx_router.training.embeddings import EmbeddingCache
 from mlx_router.training.evaluate import evaluate, rejection
 from mlx_router.training.fit import EpochLog, Recipe, fit_head
 from mlx_router.training.report import write_report
-from mlx_router.training.ridge import cached_lexical
+from mlx_router.training.ridge import LexicalFits
 from mlx_router.training.thresholds import choose_thresholds, least_evidence
 
 FALLBACK = "general"
@@ -66,8 +66,8 @@ def train_router(
         corpus, cache, seed=recipe.seed, fallback=FALLBACK, progress=progress.encoding(len(corpus.rows))
     )
     clock.lap("encode")
-    fits = home / "cache" / "lexical"
-    lexical = cached_lexical(data.texts(data.split.train), data.y[data.split.train], fits)
+    fits = LexicalFits([row.text for row in data.rows], data.y, home / "cache" / "lexical")
+    lexical = fits.fit(data.split.train)
     clock.lap("fit n-grams")
     valid = data.inside(data.split.valid)
     head, log = fit_head(
@@ -84,7 +84,7 @@ def train_router(
         head.save(draft / "router.safetensors")
         # The figures are those of a fit on the training rows; what is served has seen the other rows too, because
         # n-grams have no epochs to stop early and every new word counts.
-        cached_lexical([row.text for row in data.rows], data.y, fits).save(draft / LEXICAL_FILE)
+        fits.fit(np.arange(len(data.rows))).save(draft / LEXICAL_FILE)
         write_json(draft / "meta.json", meta.to_json())
         write_json(draft / "label_map.json", label_map(meta.domains))
         write_json(draft / "metrics.json", {**figures, "epochs": [vars(entry) for entry in log]})
