@@ -203,7 +203,8 @@ class Specialist:
     async def pin_adapter(self, name: str, pinned: bool) -> dict[str, Any]:
         """Keep an adapter resident, loading it where it is not, or let it be evicted again."""
         async with self._changes:
-            self.catalog.require(name)
+            if self.catalog.require(name).quarantined is not None and pinned:
+                raise AdapterQuarantined(f"adapter {name!r} is quarantined: load it first", param="lora_name")
             if pinned and await self.engine.call(lambda core: core.bank.find(name)) is None:
                 files = await self.engine.read(lambda: self.catalog.read(name))
                 await self.engine.call(lambda core: self._install(core, name, files, replace=True))

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mlx_router.config import Config, SpecialistConfig
-from mlx_router.errors import Overloaded
+from mlx_router.errors import AdapterQuarantined, Overloaded
+from mlx_router.specialist.catalog import Known
 from mlx_router.specialist.service import Specialist
 
 Scenario = Callable[[Specialist], Awaitable[None]]
@@ -62,3 +63,17 @@ def test_the_queue_limit_holds_before_prompts_are_read(run: Callable[..., None])
         await specialist.tokenize(lambda prompts: None, jobs=1)
 
     run(scenario, queue_limit=2, max_batch=2)
+
+
+def state_of(specialist: Specialist, name: str) -> str:
+    return str(next(item["state"] for item in specialist.adapters()["data"] if item["id"] == name))
+
+
+def test_a_pin_ends_no_quarantine(run: Callable[..., None], scripted_path: Path) -> None:
+    async def scenario(specialist: Specialist) -> None:
+        with pytest.raises(AdapterQuarantined):
+            await specialist.pin_adapter("caller", True)
+        assert state_of(specialist, "caller") == "quarantined"
+        await specialist.pin_adapter("caller", False)
+
+    run(scenario, known=[Known(name="caller", path=scripted_path.parent / "caller", quarantined="it fails")])
