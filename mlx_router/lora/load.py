@@ -28,7 +28,7 @@ from mlx_router.lora.files import (
     weights_file,
 )
 from mlx_router.lora.peft import read_peft
-from mlx_router.lora.tensors import Array, parse_safetensors
+from mlx_router.lora.tensors import Array, is_number, parse_safetensors
 
 CONFIG_LIMIT_BYTES = 2**20
 DEFAULT_LIMIT_BYTES = 8 * 2**30
@@ -99,7 +99,7 @@ def read_adapter(
         config = _parse_config(config_file.data, directory)
         tensors = parse_safetensors(weights.data, f"{directory / weights_name}")
         if weights_name == PEFT_FILE:
-            pairs, scale, problems = read_peft(tensors, config)
+            pairs, scale, problems = read_peft(tensors, config, max_bytes=max_bytes)
             modules = {module: LoraPair(a, b) for module, (a, b) in pairs.items()}
             num_layers, keys = None, None
         else:
@@ -156,8 +156,9 @@ def _read_mlx(
         parameters = {}
     scale: Any = parameters.get("scale")
     rank = parameters.get("rank")
-    if not _number(scale):
-        problems.append(f"lora_parameters.scale is {scale!r}, not a finite number")
+    if not is_number(scale):
+        problems.append(f"lora_parameters.scale is {scale!r}, not a finite float32 number")
+        scale = 0.0
     if type(rank) is not int or rank < 1:
         problems.append(f"lora_parameters.rank is {rank!r}, not a positive integer")
         rank = None
@@ -195,11 +196,7 @@ def _read_mlx(
             problems.append(f"{module}: rank {pair.rank}, but adapter_config.json says {rank}")
         else:
             modules[module] = pair
-    return modules, float(scale) if _number(scale) else 0.0, num_layers, None if keys is None else tuple(keys), problems
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return modules, float(scale), num_layers, None if keys is None else tuple(keys), problems
 
 
 def _health(modules: Mapping[str, LoraPair]) -> list[str]:

@@ -123,9 +123,10 @@ class Specialist:
             try:
                 core.residents.install(name, self.catalog.read(self.catalog.source(name)), replace=False)
                 core.residents.pin(name, True)
-            except RouterError as error:
-                log.error("adapter=%s pinned=no reason=%r", name, error.message)
-                self.catalog.quarantine(name, f"it could not be loaded at the start: {error.message}", known.path)
+            except Exception as error:  # whatever it is, the specialist serves without this adapter
+                reason = error.message if isinstance(error, RouterError) else repr(error)
+                log.error("adapter=%s pinned=no reason=%r", name, reason)
+                self.catalog.quarantine(name, f"it could not be loaded at the start: {reason}", known.path)
 
     async def stop(self) -> None:
         """End the threads."""

@@ -155,6 +155,24 @@ def test_damaged_files_take_no_more_traffic(run: Callable[..., None], damaged: P
     run(scenario, known=[Known(name="thinker", path=damaged)])
 
 
+def test_a_pinned_adapter_that_cannot_be_read_does_not_keep_the_specialist_from_starting(
+    run: Callable[..., None], scripted_path: Path, damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, **options: Any) -> AdapterFiles:
+        if path == damaged:
+            raise TypeError("a defect")
+        return read_adapter(path, **options)
+
+    monkeypatch.setattr(catalog_module, "read_adapter", read)
+
+    async def scenario(specialist: Specialist) -> None:
+        assert state_of(specialist, "bad") == "quarantined"
+        assert state_of(specialist, "good") == "resident"
+
+    good = Known(name="good", path=scripted_path.parent / "thinker", pinned=True)
+    run(scenario, known=[Known(name="bad", path=damaged, pinned=True), good])
+
+
 def test_a_request_that_passed_an_unload_brings_nothing_back(run: Callable[..., None], scripted_path: Path) -> None:
     """It was let in before the unload, and comes to the queue after it."""
 
