@@ -66,7 +66,6 @@ class AdapterFiles:
     format: str  # "mlx-lm" or "peft"
     digest: str  # "sha256:<hex>" over the weights file followed by the configuration file
     weights_sha256: str  # hex, of the weights file alone
-    size_bytes: int  # of both files
     rank: int  # the largest of its modules
     scale: float
     num_layers: int | None  # last layers that the configuration names; None or <= 0: all
@@ -122,7 +121,6 @@ def read_adapter(
         format="peft" if weights_name == PEFT_FILE else "mlx-lm",
         digest=digest,
         weights_sha256=weights_sha256,
-        size_bytes=len(weights.data) + len(config_file.data),
         rank=max(pair.rank for pair in modules.values()),
         scale=scale,
         num_layers=num_layers,

@@ -55,7 +55,6 @@ def test_reads_mlx_lm_format(tmp_path: Path) -> None:
     assert adapter.keys == ("self_attn.q_proj",)
     assert adapter.digest == f"sha256:{hashlib.sha256(weights + config).hexdigest()}" == adapter_digest(folder)
     assert adapter.weights_sha256 == hashlib.sha256(weights).hexdigest()
-    assert adapter.size_bytes == len(weights) + len(config)
     assert adapter.modules[Q].a.shape == (6, 2)
     assert adapter.modules[Q].b.shape == (2, 8)
 
