@@ -39,7 +39,7 @@ TRIM_S = 5.0  # idle time after which mlx's buffers go back to the system
 
 
 class Engine:
-    """Start it inside a running event loop; every method but `start` is for that loop's thread.
+    """Start it inside a running event loop; every method but `post` is for that loop's thread.
 
     `load` makes base and bank on the model thread. `read(name)` reads an adapter that a job waits for, on a thread
     of its own.
@@ -140,6 +140,10 @@ class Engine:
             return await asyncio.wait_for(future, timeout_s)
         except TimeoutError:
             raise EngineUnavailable(f"the model thread did not answer in {timeout_s:g} s") from None
+
+    def post(self, function: Callable[[EngineCore], None]) -> None:
+        """Run `function`, which must not raise, on the model thread between two steps; nobody waits. Any thread."""
+        self._commands.put(function)
 
     async def read(self, function: Callable[[], T]) -> T:
         """Run `function` on the reader thread: files are read one at a time, beside decoding."""
