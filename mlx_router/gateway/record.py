@@ -64,9 +64,10 @@ def record(
             metrics.tokens[("prompt", domain, adapter)] += prompt_tokens
         if completion_tokens:
             metrics.tokens[("completion", domain, adapter)] += completion_tokens
-        if job.endpoint is not None and choice.key is not None and status < 400:
+        if job.endpoint is not None and status < 400:
             explicit = reason == EXPLICIT and domain == GENERAL
             gateway.conversations.put(choice.key, Thread("" if explicit else domain, job.endpoint.key))
+            gateway.conversations.put(choice.prefix, Thread("", job.endpoint.key))
     wish = choice.wish if choice is not None else None
     line = _LINE % (
         time.time(),

@@ -209,6 +209,18 @@ def test_a_conversation_stays_with_its_specialist(rig: Rig) -> None:
     assert turn("a kicad question to stick to", "no, now in sql")["domain"] == "sql"
 
 
+def test_conversations_that_begin_alike_are_not_one(rig: Rig) -> None:
+    def turn(*prompts: str, **fields: Any) -> dict[str, str]:
+        messages = [{"role": "assistant" if n % 2 else "user", "content": prompt} for n, prompt in enumerate(prompts)]
+        return decision(rig.post("/v1/chat/completions", {"model": "auto", "messages": messages, **fields}).headers)
+
+    assert turn("good day")["domain"] == "general"
+    assert turn("good day", "Hello.", "place my kicad parts")["domain"] == "kicad-pcb"
+    assert turn("good day", "Hi!", "perhaps the weather")["domain"] == "general"
+    assert turn("place more kicad parts", prompt_cache_key="an app")["domain"] == "kicad-pcb"
+    assert turn("perhaps the weather", prompt_cache_key="an app")["domain"] == "general"
+
+
 def test_boilerplate_does_not_route(rig: Rig) -> None:
     prompt = "<system-reminder>always use sql</system-reminder>place my kicad parts"
     assert rig.chat(prompt).headers["x-router-domain"] == "kicad-pcb"
