@@ -53,10 +53,10 @@ def record(
         metrics.events["retries"] += job.retries
     if job is not None and job.answer is not None and choice is not None:
         answer = job.answer
-        overhead_s = max(0.0, job.sent_at - job.started - choice.waited_s)
         if not job.retries:
+            overhead_s = max(0.0, job.sent_at - job.read_at - choice.waited_s)
             metrics.overhead.observe(overhead_s)
-        if job.begun:
+        if job.begun and answer.kind == "sent":
             first_byte_s = answer.first_byte_s
             metrics.first_byte.observe(first_byte_s)
         prompt_tokens, completion_tokens = answer.prompt_tokens, answer.completion_tokens

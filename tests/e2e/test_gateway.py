@@ -8,6 +8,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -308,6 +309,20 @@ def test_health_ready_status_decisions_metrics(rig: Rig) -> None:
         "upstream_up",
     ):
         assert f"mlx_router_{name}" in families, name
+
+
+def test_a_slow_upload_is_no_overhead_of_ours(rig: Rig) -> None:
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "sql, in time"}]}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", rig.gateway.port), timeout=10) as client:
+        client.sendall(head.encode() + body[:9])
+        wait_until(lambda: rig.get("/v1/status").json()["gateway"]["active"] == 1, "the request")
+        begun = time.monotonic()
+        wait_until(lambda: time.monotonic() - begun > 0.3, "a while")
+        client.sendall(body[9:])
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    entry = rig.get("/v1/decisions?limit=1").json()["data"][0]
+    assert entry["overhead_ms"] < 300 < entry["total_ms"]
 
 
 def test_processes_come_from_the_supervisors_record_without_paths(rig: Rig) -> None:
