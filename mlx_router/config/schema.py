@@ -16,6 +16,7 @@ from mlx_router.config.bounds import (
     Fraction,
     FromEnvironment,
     Name,
+    Origin,
     Port,
     Seconds,
     SecondsOrNone,
@@ -49,7 +50,7 @@ class GatewayConfig:
     idle_timeout_s: Seconds = 60.0  # between two bytes of a stream
     total_timeout_s: Seconds = 900.0  # a whole answer
     log_prompts: bool = False  # prompt text in the decision log
-    cors_origins: tuple[str, ...] = ()  # pages of other sites that may call
+    cors_origins: tuple[Origin, ...] = ()  # pages of other sites that may call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,6 +185,19 @@ def test_one_mistake(tmp_path: Path, text: str, expected: str) -> None:
     assert found[0].startswith(expected)
 
 
+def test_origins_are_those_that_browsers_send(tmp_path: Path) -> None:
+    good = ["https://app.example", "http://localhost:3000", "http://[::1]:80", "tauri://localhost", "http://127.0.0.1"]
+    assert load(tmp_path, f"[gateway]\ncors_origins = {good}\n").gateway.cors_origins == tuple(good)
+    bad = ["*", "https://*.example", "app.example", "https://app.example/", "https://App.example", "null", "http://"]
+    example = "https://app.example or http://localhost:3000"
+    form = f"must be an origin as browsers send it, like {example}, without a path or '*'"
+    lines = "".join(f"  {item!r},\n" for item in bad)
+    assert problems(tmp_path, f"[gateway]\ncors_origins = [\n{lines}]\n") == [
+        f"line {number + 2}: gateway.cors_origins[{number}] {form}, got {item!r}"
+        for number, item in enumerate(bad, start=1)
+    ]
+
+
 def test_a_broken_element_does_not_move_the_lines_of_the_next(tmp_path: Path) -> None:
     text = "[[specialist]]\nport = 1\n[[specialist]]\nname = 'b'\nport = 2\n[[specialist]]\nname = 'b'\nport = 3\n"
     assert problems(tmp_path, text) == [
