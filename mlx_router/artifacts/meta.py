@@ -25,6 +25,7 @@ class Meta:
     calibration: Mapping[str, Any] | None = None  # slope, offset: a list each
     thresholds: Mapping[str, float] = field(default_factory=dict)
     out_of_domain: float = 0.05
+    evidence: float | None = None  # what the best logit must reach
     fallback: str = "general"
     lexical_weight: float = 0.0  # of lexical.safetensors; 0 where there is none
     encoder: Mapping[str, Any] = field(default_factory=dict)  # kind, sha256, runtime it was trained through
@@ -44,6 +45,7 @@ class Meta:
             "calibration": self.calibration,
             "thresholds": dict(self.thresholds),
             "out_of_domain": self.out_of_domain,
+            "evidence": self.evidence,
             "fallback": self.fallback,
             "lexical_weight": self.lexical_weight,
             "encoder": dict(self.encoder),
@@ -70,6 +72,7 @@ def read_meta(folder: Path) -> Meta:
         "calibration",
         "thresholds",
         "out_of_domain",
+        "evidence",
         "fallback",
         "lexical_weight",
         "encoder",
@@ -109,6 +112,8 @@ def _inconsistencies(raw: dict[str, Any], mapping: dict[str, Any]) -> list[str]:
     for name, found in (("meta.json", raw["label_map"]), ("label_map.json", mapping)):
         if found != label_map(domains):
             problems.append(f"{name}: the label map does not follow the order of 'domains'")
+    if not isinstance(raw["embedding_model"], str):
+        problems.append(f"meta.json: embedding_model must be a name, got {raw['embedding_model']!r}")
     for key in ("embedding_dim", "hidden_dim"):
         if not isinstance(raw[key], int) or raw[key] < 1:
             problems.append(f"meta.json: {key} must be a positive integer, got {raw[key]!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import sys
@@ -11,6 +12,20 @@ import click
 
 from mlx_router import __version__
 from mlx_router.errors import RouterError
+
+log = logging.getLogger(__name__)
+
+_OTHER_HOME = ", or give another --home"
+_ROOM = f"; free some space{_OTHER_HOME}"
+_RIGHTS = f"; look at who owns it and may write there{_OTHER_HOME}"
+NEXT_STEPS = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+    errno.EMFILE: "; raise the limit of open files (`ulimit -n`)",
+}
 
 # name -> (module:attribute, one line of help, hidden)
 COMMANDS: dict[str, tuple[str, str, bool]] = {
@@ -60,6 +75,18 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except RouterError as error:
             raise click.ClickException(error.message) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # nobody reads on: click leaves quietly
+                raise
+            log.debug("event=refused_by_the_system", exc_info=True)
+            raise click.ClickException(_refusal(error)) from error
+
+
+def _refusal(error: OSError) -> str:
+    """One line: what the system refused, where, and what may be done about it."""
+    what = error.strerror or str(error) or type(error).__name__
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{what}{NEXT_STEPS.get(error.errno or 0, '')}"
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

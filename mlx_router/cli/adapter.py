@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_router.cli.adapter_gate import check, train
-from mlx_router.cli.context import current_config, echo_json
+from mlx_router.cli.context import current_config, current_home, echo_json, readable_config
 from mlx_router.errors import AdapterError, AdapterNotFound, AdapterQuarantined
 from mlx_router.lora.registry import Registry
 
@@ -34,10 +34,10 @@ def list_adapters(ctx: click.Context, as_json: bool) -> None:
     """List every adapter: domains, status, installed version, and who holds it now."""
     from mlx_router.cli.specialists import places
 
-    config = current_config(ctx)
-    records = Registry(config.home).records()
+    records = Registry(current_home(ctx)).records()
+    config = readable_config(ctx)
     resident: dict[str, list[str]] = {}
-    for place in places(config):
+    for place in places(config) if config else ():
         for entry in (place.adapters() or {}).get("data", []):
             if entry.get("state") == "resident":
                 resident.setdefault(entry["id"], []).append(place.specialist)
@@ -56,10 +56,9 @@ def list_adapters(ctx: click.Context, as_json: bool) -> None:
 @click.pass_context
 def show(ctx: click.Context, name: str, at: str, as_json: bool) -> None:
     """Show everything about the adapter NAME."""
-    config = current_config(ctx)
-    item = Registry(config.home).find(name)
+    item = Registry(current_home(ctx)).find(name)
     live = []
-    for place in _places(ctx, item, at):
+    for place in _places(ctx, item, at) if readable_config(ctx) else ():
         for entry in (place.adapters() or {}).get("data", []):
             if entry.get("id") == name:
                 live.append({"specialist": place.specialist, "url": place.url, **entry})
@@ -100,7 +99,7 @@ def add(
     """
     from mlx_router.lora.manifest import LOCAL
 
-    registry = Registry(current_config(ctx).home)
+    registry = Registry(current_home(ctx))
     known = name in registry.manifests()
     if not known:
         _new_manifest(registry, name, title, domains, specialist)
@@ -154,7 +153,7 @@ def import_adapter(
     from mlx_router.lora.convert import convert_peft
     from mlx_router.lora.files import adapter_digest
 
-    registry = Registry(current_config(ctx).home)
+    registry = Registry(current_home(ctx))
     known = name in registry.manifests()
     with tempfile.TemporaryDirectory() as folder:
         files = convert_peft(directory, folder, sha256=sha256)
@@ -187,7 +186,7 @@ def import_adapter(
 @click.pass_context
 def remove(ctx: click.Context, name: str, version: str | None, at: str, as_json: bool) -> None:
     """Delete the weights installed for NAME, after unloading them; its own manifest too, if it is not a shipped one."""
-    registry = Registry(current_config(ctx).home)
+    registry = Registry(current_home(ctx))
     item = registry.find(name)
     current = version is None or registry.version(name, version).name == item.version
     unloaded = _unload(_places(ctx, item, at), name) if current else []
@@ -205,7 +204,7 @@ def remove(ctx: click.Context, name: str, version: str | None, at: str, as_json:
 @click.pass_context
 def load(ctx: click.Context, name: str, path: str | None, force: bool, at: str, as_json: bool) -> None:
     """Load NAME into the servers that hold it: its installed weights, or those in PATH."""
-    item = Registry(current_config(ctx).home).find(name)
+    item = Registry(current_home(ctx)).find(name)
     if item.status == "quarantined" and not force:
         raise AdapterQuarantined(f"{name} is quarantined: {item.reason}; --force loads it all the same")
     source = Path(path).resolve() if path else item.path
@@ -224,7 +223,7 @@ def load(ctx: click.Context, name: str, path: str | None, force: bool, at: str, 
 @click.pass_context
 def unload(ctx: click.Context, name: str, at: str, as_json: bool) -> None:
     """Unload NAME from the servers that hold it; its files stay."""
-    item = Registry(current_config(ctx).home).find(name)
+    item = Registry(current_home(ctx)).find(name)
     replies = _everywhere(_running(ctx, item, at), "unload", {"lora_name": name})
     _say(as_json, {"adapter": name, "servers": replies}, "\n".join(f"{r['specialist']}: unloaded" for r in replies))
 
@@ -245,7 +244,7 @@ def swap(ctx: click.Context, name: str, path: str, force: bool, at: str, as_json
     from mlx_router.cli.adapter_tables import swap_lines
     from mlx_router.cli.specialists import up
 
-    registry = Registry(current_config(ctx).home)
+    registry = Registry(current_home(ctx))
     servers = _places(ctx, registry.find(name), at)
     servers = servers if at else up(servers)
     result = swap_weights(registry, name, Path(path), servers, force=force)
@@ -262,7 +261,7 @@ def pin(ctx: click.Context, name: str, off: bool, at: str, as_json: bool) -> Non
     """Keep NAME resident: it is never evicted."""
     from mlx_router.cli.specialists import up
 
-    registry = Registry(current_config(ctx).home)
+    registry = Registry(current_home(ctx))
     item = registry.find(name)
     replies = _everywhere(up(_places(ctx, item, at)), "pin", {"lora_name": name, "pinned": not off})
     registry.pin(name, not off)
@@ -279,7 +278,7 @@ def pin(ctx: click.Context, name: str, off: bool, at: str, as_json: bool) -> Non
 @click.pass_context
 def quarantine(ctx: click.Context, name: str, reason: str, at: str, as_json: bool) -> None:
     """Take the current weights of NAME out of traffic, and say why."""
-    registry = Registry(current_config(ctx).home)
+    registry = Registry(current_home(ctx))
     item = registry.find(name)
     registry.quarantine(name, reason)
     unloaded = _unload(_places(ctx, item, at), name)
@@ -292,7 +291,7 @@ def quarantine(ctx: click.Context, name: str, reason: str, at: str, as_json: boo
 @click.pass_context
 def release(ctx: click.Context, name: str, as_json: bool) -> None:
     """End the quarantine of the current weights of NAME."""
-    registry = Registry(current_config(ctx).home)
+    registry = Registry(current_home(ctx))
     registry.release(name)
     item = registry.find(name)
     _say(as_json, _plain(item), f"{name}: {item.status}; `mlx-router adapter load {name}` brings it back to a server")

@@ -35,7 +35,7 @@ data_option = click.option(
 @click.option("--max-tokens", type=int, help="Of a row; longer ones are cut.")
 @click.option("--replay", type=float, help="General rows mixed in, as a share of the adapter's own.")
 @click.option("--grad-checkpoint", is_flag=True, default=None, help="Slower, in less memory.")
-@click.option("--seed", type=int, help="Of weights and order.")
+@click.option("--seed", type=click.IntRange(0), help="Of weights and order.")
 @click.option("--revised", is_flag=True, help="Take the answers of revised.jsonl where it has the question.")
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare with the base before it serves.")
 @click.option("--progress-lines", is_flag=True, hidden=True)
@@ -66,6 +66,8 @@ def train(
     registry = Registry(config.home)
     manifests = {name: registry.manifest(name) for name in dict.fromkeys(names)}
     bench = training.Bench(config, base, Path(data) if data else resources.specialists_dir(), base_name)
+    for name in manifests if out else ():
+        training.check_target(Path(str(out)) / name)
     results = []
     with nullcontext() if progress_lines or as_json else TaskBars() as bars:
         draw = training.line_writer() if progress_lines else (bars.draw if bars else _silent)

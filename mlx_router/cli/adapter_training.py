@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlx_router.lora.train import Progress, Trained, TrainFiles, TrainRecipe
 
 BY_CHECK = "check: "  # begins the reason of a quarantine that a later check may end
+OUTPUT = frozenset({"adapters.safetensors", "adapter_config.json", "provenance.json", "check.json"})
 KEEP_BYTES = 256 * 2**20  # a base up to this size stays loaded between two checks
 
 Draw = Callable[[str, int, int, str], None]
@@ -71,6 +72,18 @@ class Bench:
             if sum(file.stat().st_size for file in base.glob("*.safetensors")) <= KEEP_BYTES:
                 self._checkers[base] = checker
         return checker.check(path, read_rows(valid) if valid else [], name=name)
+
+
+def check_target(target: Path) -> None:
+    """Raise AdapterError for a folder that a trained adapter must not replace: it holds something else."""
+    if target.is_symlink() or target.is_file():
+        raise AdapterError(f"{target} is no folder; give another --out")
+    foreign = sorted({path.name for path in target.iterdir()} - OUTPUT) if target.is_dir() else []
+    if foreign:
+        raise AdapterError(
+            f"{target} is no adapter that was trained before, and is not replaced"
+            f" (it has {', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}); give another --out"
+        )
 
 
 def train_one(
@@ -155,9 +168,19 @@ def _publish(draft: Path, target: Path, trained: Trained, report: Report | None)
     write_json(draft / "provenance.json", trained.provenance)
     if report is not None:
         write_json(draft / "check.json", report.to_json())
-    shutil.rmtree(target, ignore_errors=True)
     draft.chmod(0o755)
-    draft.rename(target)
+    if not target.exists():
+        draft.rename(target)
+        return target
+    check_target(target)
+    aside = Path(tempfile.mkdtemp(prefix=f".replaced-{target.name}-", dir=target.parent))
+    target.rename(aside)
+    try:
+        draft.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
     return target
 
 

@@ -27,14 +27,13 @@ def demo(ctx: click.Context, as_json: bool) -> None:
 
     from rich.console import Console
 
-    from mlx_router.cli.context import echo_json
-    from mlx_router.config import home_dir
+    from mlx_router.cli.context import current_home, echo_json
     from mlx_router.demo.prepare import choose_home, ensure_router, write_config
     from mlx_router.demo.stage import Stage
 
     console = Console(highlight=False, soft_wrap=True, stderr=as_json, quiet=as_json)
     began = time.monotonic()
-    home, why = choose_home(home_dir(ctx.find_root().obj["home"]))
+    home, why = choose_home(current_home(ctx))
     console.print(f"[bold]mlx-router demo[/] in {home}")
     if why:
         console.print(f"  {why}, so the demo has a home of its own", style="dim")

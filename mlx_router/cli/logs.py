@@ -23,11 +23,11 @@ def logs(ctx: click.Context, name: str | None, follow: bool, count: int) -> None
 
     Without NAME, list the logs that there are.
     """
-    from mlx_router.cli.context import current_config
+    from mlx_router.cli.context import current_home
     from mlx_router.config.parse import suggest
     from mlx_router.errors import SupervisorError
 
-    folder = current_config(ctx).home / "log"
+    folder = current_home(ctx) / "log"
     known = sorted(path.stem for path in folder.glob("*.log"))
     if name is None:
         for item in known:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_router.artifacts.meta import read_meta
 from mlx_router.artifacts.store import RouterStore
-from mlx_router.cli.context import current_config, echo_json
+from mlx_router.cli.context import current_config, current_home, echo_json
 from mlx_router.cli.embed import embed
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ router.add_command(embed)
 @router.command()
 @click.option("--data", "data", metavar="DIR", help="Folder of <label>.jsonl files (default: the shipped corpus).")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the corpus.")
-@click.option("--seed", type=int, help="Of split, initial weights and order.")
+@click.option("--seed", type=click.IntRange(0), help="Of split, initial weights and order.")
 @click.option("--loss", type=click.Choice(["bce", "ce", "both"]), help="What is minimised.")
 @click.option("--runtime", type=click.Choice(["auto", "mlx", "onnx"]), help="What runs the encoder.")
 @click.option("--encoder", "encoder_path", metavar="PATH", help="Folder with model.safetensors and tokenizer.json.")
@@ -75,10 +75,9 @@ def train(
 @click.pass_context
 def list_versions(ctx: click.Context, as_json: bool) -> None:
     """List versions, the active one marked."""
-    from mlx_router.artifacts.meta import read_meta
     from mlx_router.errors import VersionCorrupt
 
-    store = RouterStore(current_config(ctx).home)
+    store = RouterStore(current_home(ctx))
     current = store.current()
     rows: list[dict[str, Any]] = []
     for version in store.versions():
@@ -109,7 +108,8 @@ def show(ctx: click.Context, version: str | None, as_json: bool) -> None:
     store, name = _resolve(ctx, version)
     folder = store.path(name)
     if as_json:
-        echo_json(json.loads((folder / "meta.json").read_text(encoding="utf-8")))
+        read_meta(folder)
+        click.echo((folder / "meta.json").read_text(encoding="utf-8"), nl=False)
         return
     report = folder / "report.md"
     click.echo(f"{name} in {folder}\n")
@@ -121,7 +121,7 @@ def show(ctx: click.Context, version: str | None, as_json: bool) -> None:
 @click.pass_context
 def activate(ctx: click.Context, version: str) -> None:
     """Verify VERSION and serve it from now on."""
-    RouterStore(current_config(ctx).home).activate(version)
+    RouterStore(current_home(ctx)).activate(version)
     click.echo(f"{version} is active")
 
 
@@ -129,7 +129,7 @@ def activate(ctx: click.Context, version: str) -> None:
 @click.pass_context
 def rollback(ctx: click.Context) -> None:
     """Return to the version that was active before."""
-    store = RouterStore(current_config(ctx).home)
+    store = RouterStore(current_home(ctx))
     left = store.current()
     click.echo(f"{store.rollback()} is active (was {left})")
 
@@ -139,13 +139,10 @@ def rollback(ctx: click.Context) -> None:
 @click.pass_context
 def verify(ctx: click.Context, version: str | None) -> None:
     """Check every hash of a version (default: the active one)."""
-    from mlx_router.artifacts.meta import read_meta
-    from mlx_router.head.weights import load_head
+    from mlx_router.head.weights import load_version
 
     store, name = _resolve(ctx, version)
-    folder = store.verify(name)
-    meta = read_meta(folder)
-    load_head(folder / "router.safetensors", dim=meta.embedding_dim, classes=len(meta.domains))
+    load_version(store.verify(name))
     click.echo(f"{name}: every file is as it was published")
 
 
@@ -157,7 +154,7 @@ def import_version(ctx: click.Context, directory: str, activate: bool) -> None:
     """Import a checkpoint of the original system: router.safetensors, meta.json, label_map.json."""
     from mlx_router.head.importing import import_checkpoint
 
-    store = RouterStore(current_config(ctx).home)
+    store = RouterStore(current_home(ctx))
     version = import_checkpoint(store, Path(directory))
     if activate:
         store.activate(version)
@@ -204,7 +201,7 @@ def evaluate(
 def _resolve(ctx: click.Context, version: str | None) -> tuple[RouterStore, str]:
     from mlx_router.errors import VersionNotFound
 
-    store = RouterStore(current_config(ctx).home)
+    store = RouterStore(current_home(ctx))
     name = version or store.current()
     if name is None:
         raise VersionNotFound(f"no router version in {store.root}; train one with `mlx-router router train`")

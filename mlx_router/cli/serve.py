@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from mlx_router.config import Config
 
@@ -77,21 +78,23 @@ def stop(ctx: click.Context, timeout_s: float | None, kill: bool) -> None:
     import signal
     from contextlib import suppress
 
-    from mlx_router.cli.context import current_config
+    from mlx_router.cli.context import current_home, readable_config
+    from mlx_router.config.defaults import default_config
     from mlx_router.errors import SupervisorError
     from mlx_router.supervisor.lock import holder
 
-    config = current_config(ctx)
-    running = holder(config.home)
+    home = current_home(ctx)
+    running = holder(home)
     if running is None:
-        raise SupervisorError(f"nothing serves {config.home}")
+        raise SupervisorError(f"nothing serves {home}")
     if timeout_s is None:
+        config = readable_config(ctx) or default_config(home)
         drains = [config.gateway.drain_timeout_s, max((item.drain_s for item in config.specialists), default=0.0)]
         timeout_s = sum(drains) + 2 * config.supervisor.grace_s + 5.0
     with suppress(ProcessLookupError):
         os.kill(running.pid, signal.SIGTERM)
         if kill:
-            _wait(lambda: _stopping(config) or not running.alive, 5.0)
+            _wait(lambda: _stopping(home) or not running.alive, 5.0)
             os.kill(running.pid, signal.SIGTERM)
     if not _wait(lambda: not running.alive, timeout_s):
         raise SupervisorError(
@@ -160,10 +163,10 @@ def _show_check(config: Config) -> None:
         click.echo(f"memory: {need.describe()}")
 
 
-def _stopping(config: Config) -> bool:
+def _stopping(home: Path) -> bool:
     from mlx_router.supervisor.record import read_record
 
-    return (read_record(config.home) or {}).get("state") == "stopping"
+    return (read_record(home) or {}).get("state") == "stopping"
 
 
 def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlx_router.cli.context import current_config, current_home, readable_config
+
 if TYPE_CHECKING:
+    from mlx_router.config import Config
     from mlx_router.supervisor.service import Service
 
 _SYSTEM = click.option(
@@ -26,7 +29,7 @@ def service() -> None:
 @click.pass_context
 def show(ctx: click.Context, system: bool) -> None:
     """Print what `install` would write, and where."""
-    chosen = _service(ctx, system)
+    chosen = _service(current_config(ctx), system)
     click.echo(f"# {chosen.path}", err=True)
     click.echo(chosen.text, nl=False)
 
@@ -37,7 +40,7 @@ def show(ctx: click.Context, system: bool) -> None:
 @click.pass_context
 def install(ctx: click.Context, system: bool, start: bool) -> None:
     """Write the service file, enable it and start it."""
-    chosen = _service(ctx, system)
+    chosen = _service(current_config(ctx), system)
     click.echo(f"{'wrote' if chosen.install() else 'unchanged:'} {chosen.path}")
     if start:
         for command in chosen.run(chosen.start_commands):
@@ -53,7 +56,9 @@ def install(ctx: click.Context, system: bool, start: bool) -> None:
 @click.pass_context
 def uninstall(ctx: click.Context, system: bool) -> None:
     """Stop the service and remove its file."""
-    chosen = _service(ctx, system)
+    from mlx_router.config.defaults import default_config
+
+    chosen = _service(readable_config(ctx) or default_config(current_home(ctx)), system)
     if not chosen.path.exists():
         click.echo(f"not installed: {chosen.path}")
         return
@@ -63,10 +68,9 @@ def uninstall(ctx: click.Context, system: bool) -> None:
     click.echo(f"removed {chosen.path}")
 
 
-def _service(ctx: click.Context, system: bool) -> Service:
+def _service(config: Config, system: bool) -> Service:
     import sys
 
-    from mlx_router.cli.context import current_config
     from mlx_router.supervisor.service import make_service
 
-    return make_service(current_config(ctx), macos=sys.platform == "darwin", system=system)
+    return make_service(config, macos=sys.platform == "darwin", system=system)

@@ -34,11 +34,13 @@ def status(ctx: click.Context, as_json: bool, once: bool) -> None:
 
     Live on a terminal, once elsewhere. Exit status 1 where nothing serves this home.
     """
-    from mlx_router.cli.context import current_config, echo_json
+    from mlx_router.cli.context import current_home, echo_json, readable_config
     from mlx_router.errors import SupervisorError
 
-    home = current_config(ctx).home
+    home = current_home(ctx)
     record = running_record(home)
+    if not (record and record.get("config_error")):  # else the record says it
+        readable_config(ctx)
     if as_json:
         echo_json(record or {"state": "stopped", "home": str(home), "children": []})
         ctx.exit(0 if record else 1)

@@ -22,6 +22,7 @@ class Runtime(Protocol):
     """What runs MiniLM: token ids (B, T) int32 and lengths (B,) int32 -> (B, 384) float32, L2-normalised."""
 
     name: str
+    dtype: str  # of its weights and sums
     batch_tokens: int  # padded tokens of a batch at most
 
     def __call__(self, ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32]) -> Embeddings: ...
@@ -40,6 +41,12 @@ class Encoder:
     def digest(self) -> str:
         """Identifies weights and tokenizer, not the runtime: both runtimes agree to 1e-5."""
         return self.files.digest
+
+    @property
+    def arithmetic(self) -> str:
+        """What a vector's last digits depend on: the runtime, and its dtype where that is not float32."""
+        name, dtype = self.runtime.name, self.runtime.dtype
+        return name if dtype == "float32" else f"{name}-{dtype}"
 
     def encode(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> Embeddings:
         """Embed texts: n strings -> (n, 384) float32 in input order; `progress` is told the texts of each batch."""

@@ -42,6 +42,7 @@ class MlxRuntime:
     batch_tokens = 8192  # a GPU wants large batches: 32 prompts of a whole window
 
     def __init__(self, path: Path, dtype: str = "float32") -> None:
+        self.dtype = dtype
         self.model = load_bert(path, dtype)
 
     def __call__(self, ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:

@@ -8,20 +8,18 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlx_router.artifacts.meta import read_meta
 from mlx_router.artifacts.provenance import imported_record
 from mlx_router.artifacts.store import RouterStore
 from mlx_router.files import write_json
-from mlx_router.head.weights import load_head
+from mlx_router.head.weights import HEAD_FILE, load_version
 
-COPIED = ("router.safetensors", "label_map.json")
+COPIED = (HEAD_FILE, "label_map.json")
 TRAINING_KEYS = ("loss", "epochs", "batch_size", "lr")
 
 
 def import_checkpoint(store: RouterStore, origin: Path) -> str:
     """Copy a checkpoint into a new version and return its name. Raises VersionCorrupt naming every problem."""
-    meta = read_meta(origin)
-    load_head(origin / "router.safetensors", dim=meta.embedding_dim, classes=len(meta.domains))
+    meta, _ = load_version(origin)
     raw = json.loads((origin / "meta.json").read_text(encoding="utf-8"))
     if not meta.training:
         meta = dataclasses.replace(meta, training={key: raw[key] for key in TRAINING_KEYS if key in raw})

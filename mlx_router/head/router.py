@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlx_router.artifacts.meta import Meta, read_meta
+from mlx_router.artifacts.meta import Meta
 from mlx_router.artifacts.store import RouterStore
 from mlx_router.config import EncoderConfig, home_dir
 from mlx_router.encoder.encoder import DIM, Encoder, load_encoder
@@ -21,9 +21,10 @@ from mlx_router.head.calibration import Calibration
 from mlx_router.head.classifier import Classifier
 from mlx_router.head.decision import Decision, Thresholds, decide
 from mlx_router.head.lexical import LEXICAL_FILE, load_lexical
-from mlx_router.head.weights import load_head
+from mlx_router.head.weights import load_version
 
 CACHE_ENTRIES = 4096
+_Ranked = tuple[tuple[tuple[str, float], ...], float]  # labels with their scores, best first; evidence
 TUNED_ENCODER = "encoder.safetensors"
 
 
@@ -36,9 +37,12 @@ class Router:
         self.notice = notice  # why another version than the active one is served
         self._meta = meta
         self._thresholds = Thresholds(
-            per_label=meta.thresholds, out_of_domain=meta.out_of_domain, fallback=meta.fallback
+            per_label=meta.thresholds,
+            out_of_domain=meta.out_of_domain,
+            evidence=meta.evidence,
+            fallback=meta.fallback,
         )
-        self._cache: OrderedDict[str, tuple[tuple[str, float], ...]] = OrderedDict()
+        self._cache: OrderedDict[str, _Ranked] = OrderedDict()
 
     @classmethod
     def load(
@@ -66,8 +70,7 @@ class Router:
         cls, folder: Path, version: str, home: Path, encoder: EncoderConfig, notice: str | None = None
     ) -> Router:
         """Load a version's files without looking at the store."""
-        meta = read_meta(folder)
-        head = load_head(folder / "router.safetensors", dim=meta.embedding_dim, classes=len(meta.domains))
+        meta, head = load_version(folder)
         calibration = (
             Calibration.from_json(dict(meta.calibration))
             if meta.calibration is not None
@@ -102,16 +105,20 @@ class Router:
         started = time.perf_counter()
         ranked = self._ranked(prompts)
         share_ms = (time.perf_counter() - started) * 1e3 / max(len(prompts), 1)
-        return [decide(scores, self._thresholds, top=top, router=self.version, encode_ms=share_ms) for scores in ranked]
+        return [
+            decide(scores, self._thresholds, evidence=evidence, top=top, router=self.version, encode_ms=share_ms)
+            for scores, evidence in ranked
+        ]
 
-    def _ranked(self, prompts: Sequence[str]) -> list[tuple[tuple[str, float], ...]]:
-        """Labels with their scores, best first; exact repeats come from an LRU cache."""
+    def _ranked(self, prompts: Sequence[str]) -> list[_Ranked]:
+        """Labels with their scores, best first, and the evidence; exact repeats come from an LRU cache."""
         found = {prompt: self._cache[prompt] for prompt in prompts if prompt in self._cache}
         fresh = list(dict.fromkeys(prompt for prompt in prompts if prompt not in found))
         if fresh:
-            for prompt, row in zip(fresh, self.classifier.classify(fresh), strict=True):
+            scored = self.classifier.classify(fresh)
+            for prompt, row, evidence in zip(fresh, scored.probabilities, scored.evidence, strict=True):
                 order = np.argsort(-row, kind="stable")
-                found[prompt] = tuple((self.labels[i], float(row[i])) for i in order)
+                found[prompt] = tuple((self.labels[i], float(row[i])) for i in order), float(evidence)
         for prompt in prompts:
             self._cache[prompt] = found[prompt]
             self._cache.move_to_end(prompt)

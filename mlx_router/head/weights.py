@@ -14,9 +14,13 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from mlx_router.artifacts.meta import Meta, read_meta
+from mlx_router.encoder.encoder import DIM
+from mlx_router.encoder.weights import HUB_NAME
 from mlx_router.errors import VersionCorrupt
 
 FloatArray = npt.NDArray[np.float32]
+HEAD_FILE = "router.safetensors"
 KEYS = ("0.weight", "0.bias", "3.weight", "3.bias")
 
 
@@ -48,6 +52,22 @@ class HeadWeights:
         """Write router.safetensors."""
         tensors = dict(zip(KEYS, (self.w1, self.b1, self.w2, self.b2), strict=True))
         save_file({key: np.ascontiguousarray(value, dtype=np.float32) for key, value in tensors.items()}, path)
+
+
+def load_version(folder: Path) -> tuple[Meta, HeadWeights]:
+    """meta.json and the head of a version or a checkpoint. Raises VersionCorrupt naming every problem.
+
+    Any width and any labels, but only of the encoder that runs here: another one's vectors mean something else.
+    """
+    meta = read_meta(folder)
+    problems = []
+    if meta.embedding_model.rpartition("/")[2] != HUB_NAME.rpartition("/")[2]:
+        problems.append(f"made for the encoder {meta.embedding_model!r}; here {HUB_NAME} runs")
+    if meta.embedding_dim != DIM:
+        problems.append(f"made for embeddings of {meta.embedding_dim} numbers; here they have {DIM}")
+    if problems:
+        raise VersionCorrupt.from_problems(f"{folder} does not fit the encoder", problems)
+    return meta, load_head(folder / HEAD_FILE, dim=meta.embedding_dim, classes=len(meta.domains))
 
 
 def load_head(path: Path, *, dim: int, classes: int) -> HeadWeights:

@@ -9,7 +9,7 @@ import copy
 import importlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -164,7 +164,16 @@ class ModelStates:
 
     def compute(self, state: Any) -> None:
         """Evaluate the arrays, so that they hold nothing of the batch that they were taken from."""
+        for part in _flat(state):
+            if isinstance(part, _cache.ArraysCache):  # extracts a view of all rows; the others extract copies
+                part.cache = [None if array is None else mx.contiguous(array) for array in part.cache]
         mx.eval([part.state for part in state])
+
+
+def _flat(parts: Iterable[Any]) -> Iterator[Any]:
+    """Caches, and those in lists of caches."""
+    for part in parts:
+        yield from _flat(part.caches) if isinstance(part, _cache.CacheList) else (part,)
 
 
 def seed_generator() -> None:

@@ -73,6 +73,7 @@ class Specialist:
         self.metrics = Metrics(lambda: (self.engine.snapshot, self.engine.load_factor, self._process.memory_info().rss))
         self._prompts: Prompts | None = None
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self._preparing = 0  # jobs whose prompts are with it, or wait for it
         self._changes = asyncio.Lock()  # one adapter change at a time
 
     def _load(self) -> tuple[Base, AdapterBank]:
@@ -131,8 +132,12 @@ class Specialist:
         base = self.engine.base
         return f"mlx-router-{base.digest[7:19]}" if base is not None else "mlx-router"
 
-    async def tokenize(self, function: Callable[[Prompts], T]) -> T:
-        """Run `function` on the tokenizer's thread."""
+    async def tokenize(self, function: Callable[[Prompts], T], *, jobs: int) -> T:
+        """Run `function`, which makes so many jobs, on the tokenizer's thread.
+
+        The queue's limit holds here already: raises what `Engine.check_room` raises.
+        """
+        self.engine.check_room(self._preparing + jobs)
         base = self.engine.base
         if base is None:
             raise EngineUnavailable("the base model is loading", retry_after_s=5.0)
@@ -143,7 +148,11 @@ class Specialist:
                 timeout_s=self.settings.request_timeout_s,
             )
         prompts = self._prompts
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, lambda: function(prompts))
+        self._preparing += jobs
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._tokenizing, lambda: function(prompts))
+        finally:
+            self._preparing -= jobs
 
     # adapters
 

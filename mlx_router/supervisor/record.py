@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from mlx_router.files import replacing
 from mlx_router.supervisor.child import Child
 from mlx_router.supervisor.lock import RUN, Holder
 from mlx_router.supervisor.spec import GATEWAY
@@ -127,15 +127,11 @@ def overall(children: Iterable[Child], stopping: bool) -> str:
 
 def write_record(home: Path, record: Mapping[str, Any]) -> str:
     """Replace the record in one step; why that was not possible, or nothing."""
-    path = status_path(home)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        draft.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.chmod(0o600)
-        draft.replace(path)
+        with replacing(status_path(home)) as draft:
+            draft.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+            draft.chmod(0o600)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
         return error.strerror or str(error)
     return ""
 

@@ -1,9 +1,8 @@
-"""Encode once: embeddings on disk, keyed by encoder digest and text."""
+"""Encode once: embeddings on disk, keyed by encoder digest, arithmetic and text."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,18 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_router.encoder.encoder import DIM, Encoder
+from mlx_router.files import replacing
 
 
 class EmbeddingCache:
-    """One .npz a pair of encoder and runtime under `$MLX_ROUTER_HOME/cache/embeddings`.
+    """One .npz a pair of encoder and arithmetic under `$MLX_ROUTER_HOME/cache/embeddings`.
 
-    The runtime is part of the key so that a run never mixes vectors that differ in the seventh digit, which would make
-    the hash of a trained head depend on what was cached.
+    The arithmetic is part of the key so that a run never mixes vectors that differ in the seventh digit (in the third,
+    where one is bfloat16), which would make the hash of a trained head depend on what was cached.
     """
 
     def __init__(self, directory: Path, encoder: Encoder) -> None:
         self.encoder = encoder
-        self.path = directory / f"{encoder.digest[:16]}-{encoder.runtime.name}.npz"
+        self.path = directory / f"{encoder.digest[:16]}-{encoder.arithmetic}.npz"
 
     def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> npt.NDArray[np.float32]:
         """n texts -> (n, 384) float32; only the texts never seen before are encoded."""
@@ -39,17 +39,16 @@ class EmbeddingCache:
 
     def _load(self) -> dict[bytes, npt.NDArray[np.float32]]:
         try:
-            with np.load(self.path) as stored:
+            with self.path.open("rb") as file, np.load(file) as stored:
                 return dict(zip((bytes(key) for key in stored["keys"]), stored["vectors"], strict=True))
-        except (OSError, ValueError, KeyError, EOFError):  # absent or damaged: encode again
+        except Exception:  # absent or damaged, for which numpy and zipfile raise a dozen classes: encode again
             return {}
 
     def _save(self, known: dict[bytes, npt.NDArray[np.float32]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(f".{os.getpid()}.tmp.npz")
         keys = np.frombuffer(b"".join(known), dtype=np.uint8).reshape(len(known), -1)
-        np.savez(draft, keys=keys, vectors=np.stack(list(known.values())))
-        draft.replace(self.path)
+        with replacing(self.path) as draft, draft.open("wb") as file:
+            np.savez(file, keys=keys, vectors=np.stack(list(known.values())))
 
 
 def _key(text: str) -> bytes:

@@ -7,7 +7,6 @@ need F alone: memory and time grow with the rows, where the n x n matrix F Fᵀ 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +18,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from mlx_router.errors import VersionCorrupt
+from mlx_router.files import replacing
 from mlx_router.head.lexical import BUCKETS, NGRAMS, Lexical, hashed_ngrams, load_lexical
 
 RIDGE = 0.5
@@ -83,9 +83,8 @@ def cached_lexical(texts: Sequence[str], y: npt.NDArray[np.float32], directory: 
             return load_lexical(path, y.shape[1])
     lexical = fit_lexical(texts, y)
     directory.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    lexical.save(draft)
-    draft.replace(path)
+    with replacing(path) as draft:
+        lexical.save(draft)
     return lexical
 
 

@@ -97,7 +97,7 @@ def chunks(source: Path, field: str, size: int, *, skip: int = 0) -> Iterator[li
     """Lists of at most `size` texts, in order; the first `skip` rows are passed over. Empty lines do not count."""
     texts: list[str] = []
     seen = 0
-    with source.open(encoding="utf-8") as file:
+    with source.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -112,7 +112,7 @@ def chunks(source: Path, field: str, size: int, *, skip: int = 0) -> Iterator[li
         yield texts
 
 
-def _text(line: str, field: str, where: str) -> str:
+def _text(line: bytes, field: str, where: str) -> str:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -195,7 +195,7 @@ def _plan(source: Path, encoder: Encoder, field: str, chunk_rows: int, shard_row
         "source_mtime_ns": stat.st_mtime_ns,
         "field": field,
         "encoder": encoder.digest,
-        "runtime": encoder.runtime.name,
+        "runtime": encoder.arithmetic,
         "chunk_rows": chunk_rows,
         "shard_rows": shard_rows,
     }

@@ -17,6 +17,8 @@ from safetensors.numpy import save_file
 
 from mlx_router import Router
 from mlx_router.artifacts.provenance import SCHEMA
+from mlx_router.config import EncoderConfig
+from mlx_router.errors import VersionCorrupt
 from tests.small_corpus import LABELS, copy_tree, write_small_corpus
 
 BOARD = "Comment router une paire différentielle USB dans KiCad ?"
@@ -172,6 +174,28 @@ def test_a_checkpoint_of_the_original_system_loads(home: Path, tmp_path: Path, h
     refused = run(home, "router", "import", str(origin))
     assert refused.returncode == 1
     assert "label_map.json: the label map does not follow" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"embedding_model": "intfloat/e5-small"}, "made for the encoder 'intfloat/e5-small'"),
+        ({"embedding_model": None}, "embedding_model must be a name"),
+        ({"embedding_dim": 768}, "made for embeddings of 768 numbers"),
+    ],
+)
+def test_a_checkpoint_for_another_encoder_is_refused(
+    home: Path, tmp_path: Path, changes: dict[str, object], problem: str
+) -> None:
+    origin = _original_checkpoint(tmp_path / "original", 64, 3)
+    meta = json.loads((origin / "meta.json").read_text()) | changes
+    (origin / "meta.json").write_text(json.dumps(meta))
+    refused = run(home, "router", "import", str(origin))
+    assert refused.returncode == 1
+    assert problem in refused.stderr
+    assert not (home / "router" / "v0002").exists()
+    with pytest.raises(VersionCorrupt, match=problem):
+        Router.from_folder(origin, "v0002", home, EncoderConfig())
 
 
 def _original_checkpoint(folder: Path, hidden: int, classes: int) -> Path:

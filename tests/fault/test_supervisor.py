@@ -126,6 +126,21 @@ def test_an_invalid_file_is_refused_and_a_valid_one_followed(tmp_path: Path) -> 
         serve.until(lambda: len(serve.record()["children"]) == 3, "the third gone")
 
 
+def test_a_serve_under_a_bad_file_is_seen_and_stopped(tmp_path: Path) -> None:
+    with serving(tmp_path, TWO) as serve:
+        serve.start()
+        assert serve.config is not None
+        serve.config.write_text("[gateway\n")
+        serve.until(lambda: serve.record()["config_error"], "refused")
+        shown = serve.run("status", "--once")
+        assert shown.returncode == 0, shown.stderr
+        assert "configuration refused" in shown.stdout
+        assert "hardware" in serve.run("logs").stdout
+        stopped = serve.run("stop")
+        assert stopped.returncode == 0, stopped.stderr
+        assert serve.wait() == 0
+
+
 def test_what_was_given_up_is_tried_again_after_a_reload(tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "fail").touch()

@@ -143,6 +143,44 @@ def test_out_writes_a_folder_and_installs_nothing(base: Path, data: Path, tmp_pa
     assert not list((tmp_path / "out").glob(".training-*"))
 
 
+def test_out_refuses_to_replace_what_is_no_adapter(base: Path, data: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "data"
+    shutil.copytree(data, mine)
+    for changed in (mine / NAME, mine / "_general"):
+        assert (changed / "train.jsonl").is_file()
+    result = run(tmp_path, "train", NAME, "--out", str(mine), "--no-check", *options(base, mine), "--iters", "1")
+    assert result.exit_code == 1
+    assert f"{mine / NAME} is no adapter that was trained before" in result.output
+    assert "train.jsonl" in result.output
+    assert (mine / NAME / "train.jsonl").read_bytes() == (data / NAME / "train.jsonl").read_bytes()
+
+
+def test_out_replaces_an_adapter_whole_or_not_at_all(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(seed: int) -> Result:
+        words = ["train", NAME, "--out", str(tmp_path / "out"), "--no-check", *options(base, data)]
+        return run(tmp_path, *words, "--iters", "1", "--batch-size", "2", "--seed", str(seed))
+
+    weights = tmp_path / "out" / NAME / "adapters.safetensors"
+    assert train(1).exit_code == 0
+    first = weights.read_bytes()
+    assert train(2).exit_code == 0
+    second = weights.read_bytes()
+    assert second != first
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.name.startswith(".training-"):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    assert train(3).exit_code == 1
+    assert weights.read_bytes() == second
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [NAME]
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

@@ -61,6 +61,31 @@ def test_an_invalid_file_is_one_error_with_every_problem(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["logs"],
+        ["router", "list"],
+        ["adapter", "list"],
+        ["adapter", "show", "mascarade-sql"],
+        ["service", "uninstall"],
+    ],
+)
+def test_a_bad_file_does_not_stand_in_the_way_of_what_needs_the_home_alone(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "mlx-router.toml").write_text("[gateway\n")
+    result = run(tmp_path, *words)
+    assert result.exit_code == 0, result.output
+
+
+def test_status_says_that_the_file_is_bad_and_shows_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "mlx-router.toml").write_text("[gateway]\nport = 99999\n")
+    result = run(tmp_path, "status")
+    assert result.exit_code == 1
+    assert "line 2: gateway.port must be at most 65535" in result.stderr
+    assert "Error: nothing serves" in result.stderr
+    assert json.loads(run(tmp_path, "status", "--json").stdout)["state"] == "stopped"
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--port", "hardware"], "'hardware' is not NAME=PORT"),

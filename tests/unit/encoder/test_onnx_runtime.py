@@ -70,6 +70,25 @@ def test_cache_and_memory_give_the_same_vectors(files: EncoderFiles, encoder: En
     assert np.array_equal(load_encoder(files, runtime="onnx", threads=1).encode(TEXTS), encoder.encode(TEXTS))
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(files: EncoderFiles, encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    without = load_encoder(files, runtime="onnx", threads=1, cache=tmp_path / "home" / "onnx")
+    assert np.array_equal(without.encode(TEXTS), encoder.encode(TEXTS))
+
+
+def test_a_full_disk_does_not_keep_anybody_from_encoding(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from mlx_router.encoder.weights import find_encoder\n"
+        "from mlx_router.encoder.encoder import load_encoder\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
+        "print(load_encoder(find_encoder(), runtime='onnx', threads=1, cache=Path(sys.argv[1])).encode(['x']).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "(1, 384)\n", done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_builders_at_once(files: EncoderFiles, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"

@@ -7,7 +7,6 @@ import json
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ class FakeEncoder:
     """A vector that tells its text."""
 
     digest = "d" * 64
-    runtime = SimpleNamespace(name="fake")
+    arithmetic = "fake"
 
     def __init__(self, fail_after: int = 10**9) -> None:
         self.texts = 0
@@ -93,6 +92,8 @@ def test_another_source_or_encoder_begins_anew(tmp_path: Path) -> None:
     assert run(tmp_path, FakeEncoder()).encoded == 7  # the last shard is not full, and may grow
     other = FakeEncoder()
     other.digest = "e" * 64
+    assert run(tmp_path, other).encoded == 31
+    other.arithmetic = "fake-bfloat16"
     assert run(tmp_path, other).encoded == 31
     write(tmp_path / "a.jsonl", 14)
     assert run(tmp_path, other).encoded == 14
