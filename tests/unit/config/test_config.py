@@ -9,7 +9,16 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from mlx_router.config import Config, Known, SpecialistConfig, find_config, load_config, parse_config
+from mlx_router.config import (
+    Config,
+    Known,
+    SecurityConfig,
+    SpecialistConfig,
+    find_config,
+    load_config,
+    parse_config,
+    read_api_keys,
+)
 from mlx_router.config.editor import json_schema
 from mlx_router.config.environment import launched_rank
 from mlx_router.errors import ConfigError
@@ -196,6 +205,19 @@ def test_origins_are_those_that_browsers_send(tmp_path: Path) -> None:
         f"line {number + 2}: gateway.cors_origins[{number}] {form}, got {item!r}"
         for number, item in enumerate(bad, start=1)
     ]
+
+
+def test_keys_come_from_the_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "keys.txt"
+    path.write_text("# ours\n  first  \n\n# last: old\né\n", encoding="utf-8")
+    security = SecurityConfig(api_keys=("zeroth",), api_keys_file=path)
+    assert read_api_keys(security) == ("zeroth", "first", "é")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"api_keys_file .*keys\.txt is not UTF-8 text"):
+        read_api_keys(security)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"api_keys_file .*keys\.txt: No such file"):
+        read_api_keys(security)
 
 
 def test_a_broken_element_does_not_move_the_lines_of_the_next(tmp_path: Path) -> None:
