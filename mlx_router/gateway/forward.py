@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -39,7 +39,7 @@ class Job:
     authorization: str  # for our specialists only
     plan: Plan
     started: float  # loop time at which the request began to come
-    read_at: float  # loop time at which all of it was there
+    read_at: float  # time.perf_counter() when all of it was there; a loop's time stands still between two waits
     conversation: str | None = None  # key of the endpoint that has its cache
     extra_headers: Headers = field(default_factory=list)
 
@@ -50,7 +50,7 @@ class Job:
     specialist: str = "-"
     notes: list[str] = field(default_factory=list)
     attempts: int = 0
-    sent_at: float = 0.0  # loop time
+    sent_at: float = 0.0  # time.perf_counter()
     status: int = 0
     answer: Answer | None = None
     begun: bool = False  # the client has got the status line
@@ -160,7 +160,7 @@ class Forwarder:
         # One of ours computes an answer in one piece for minutes, and has a watchdog, a time-out and a health check.
         patient = endpoint.kind == "specialist" and not job.body.get("stream")
         job.attempts += 1
-        job.sent_at = asyncio.get_running_loop().time()
+        job.sent_at = time.perf_counter()
         answer = await self._relay.run(
             Attempt(
                 endpoint=endpoint,

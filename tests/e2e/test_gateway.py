@@ -325,6 +325,13 @@ def test_a_slow_upload_is_no_overhead_of_ours(rig: Rig) -> None:
     assert entry["overhead_ms"] < 300 < entry["total_ms"]
 
 
+def test_overhead_is_finer_than_a_millisecond(rig: Rig) -> None:
+    for _ in range(5):
+        rig.chat("sql, in fractions of a millisecond")
+    entries = rig.get("/v1/decisions?limit=5").json()["data"]
+    assert all(entry["overhead_ms"] > 0 for entry in entries)
+
+
 def test_processes_come_from_the_supervisors_record_without_paths(rig: Rig) -> None:
     run = rig.home / "run"
     run.mkdir()
