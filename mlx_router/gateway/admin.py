@@ -17,11 +17,11 @@ from mlx_router.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from mlx_router.gateway.probe import ANSWER_BYTES, describe
+from mlx_router.gateway.probe import ANSWER_BYTES
 from mlx_router.gateway.service import Gateway
 from mlx_router.gateway.status import redact, without_places
 from mlx_router.gateway.upstreams import Endpoint
-from mlx_router.http.exchange import read_whole
+from mlx_router.http.exchange import describe, read_whole
 
 ACTIONS = ("load_lora_adapter", "unload_lora_adapter", "pin_lora_adapter")
 TIMEOUT_S = 120.0

@@ -97,12 +97,13 @@ class Edge:
         gateway = self._gateway
         setup = gateway.setup  # the same one throughout, whatever is reloaded meanwhile
         started = time.perf_counter()
-        now = asyncio.get_running_loop().time()
+        began = asyncio.get_running_loop().time()
         choice: Choice | None = None
         job: Job | None = None
         error: BaseException | None = None
         try:
             raw = await read_body(headers, receive, setup.config.gateway.body_limit_bytes)
+            read_at = time.perf_counter()
             body = decode(raw)
             choice = await choose(gateway, setup, path, body, model_of(body), len(raw), headers)
             passed, authorization = _upstream_headers(headers, request_id)
@@ -116,7 +117,8 @@ class Edge:
                 headers=passed,
                 authorization=authorization,
                 plan=choice.plan,
-                started=now,
+                started=began,
+                read_at=read_at,
                 conversation=choice.endpoint,
                 extra_headers=[(b"x-request-id", request_id.encode())],
             )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -38,7 +38,8 @@ class Job:
     headers: dict[str, str]  # for the endpoint, without authorization
     authorization: str  # for our specialists only
     plan: Plan
-    started: float  # loop time
+    started: float  # loop time at which the request began to come
+    read_at: float  # time.perf_counter() when all of it was there; a loop's time stands still between two waits
     conversation: str | None = None  # key of the endpoint that has its cache
     extra_headers: Headers = field(default_factory=list)
 
@@ -48,11 +49,16 @@ class Job:
     adapter: str = "-"
     specialist: str = "-"
     notes: list[str] = field(default_factory=list)
-    retries: int = 0
-    sent_at: float = 0.0  # loop time
+    attempts: int = 0
+    sent_at: float = 0.0  # time.perf_counter()
     status: int = 0
     answer: Answer | None = None
     begun: bool = False  # the client has got the status line
+
+    @property
+    def retries(self) -> int:
+        """Attempts after the first."""
+        return max(0, self.attempts - 1)
 
     def __post_init__(self) -> None:
         self.decision = self.plan.decision
@@ -89,7 +95,6 @@ class Forwarder:
                 if answer.kind == "sent":
                     return
                 sent += answer.reached
-                job.retries += 1
                 if answer.kind == "failed":
                     tried |= {endpoint.key}
                     failure, held = answer.error or UpstreamUnavailable("no answer"), None
@@ -154,7 +159,8 @@ class Forwarder:
 
         # One of ours computes an answer in one piece for minutes, and has a watchdog, a time-out and a health check.
         patient = endpoint.kind == "specialist" and not job.body.get("stream")
-        job.sent_at = asyncio.get_running_loop().time()
+        job.attempts += 1
+        job.sent_at = time.perf_counter()
         answer = await self._relay.run(
             Attempt(
                 endpoint=endpoint,

@@ -19,7 +19,7 @@ from yarl import URL
 from mlx_router.config import GatewayConfig
 from mlx_router.errors import RouterError, UpstreamTimeout, UpstreamUnavailable
 from mlx_router.gateway.upstreams import Endpoint
-from mlx_router.http.exchange import read_whole
+from mlx_router.http.exchange import describe, read_whole
 from mlx_router.protocol import sse
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -181,11 +181,9 @@ class Relay:
             answer.error = UpstreamTimeout(f"connect time-out: {self.timeouts.connect_s:g} s")
         except TimeoutError:
             answer.error = clock.error()
-        except aiohttp.ClientConnectorError as error:
-            answer.reached = False
-            answer.error = UpstreamUnavailable(_refusal(error))
         except (aiohttp.ClientError, OSError) as error:
-            answer.error = UpstreamUnavailable(_breakage(error))
+            answer.reached = not isinstance(error, aiohttp.ClientConnectorError)
+            answer.error = UpstreamUnavailable(describe(error))
         finally:
             endpoint.in_flight -= 1
             clock.stop()
@@ -287,18 +285,3 @@ def _count_tokens(answer: Answer, data: bytes) -> None:
         answer.prompt_tokens = int(prompt[-1])
     if completion:
         answer.completion_tokens = int(completion[-1])
-
-
-def _refusal(error: aiohttp.ClientConnectorError) -> str:
-    """Without address: clients need not know it."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "its name cannot be resolved"
-    return "connection refused" if isinstance(error.os_error, ConnectionRefusedError) else "cannot be reached"
-
-
-def _breakage(error: BaseException) -> str:
-    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
-        return "the connection broke off"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the answer broke off"
-    return f"the exchange failed ({type(error).__name__})"

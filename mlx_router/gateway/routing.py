@@ -101,7 +101,6 @@ class RouterThread:
         self.misses = 0
         self.batches = 0
         self.on_encode: Callable[[float, int], None] = lambda seconds, prompts: None  # called on the loop
-        self.on_status: Callable[[RouterStatus], None] = lambda status: None  # called on the loop
 
     def start(self) -> None:
         """Begin to load; requests may be queued at once."""
@@ -270,7 +269,6 @@ class RouterThread:
         if status.version != self.status.version:
             self._cache.clear()
         self.status = status
-        self.on_status(status)
 
     def _fail(self, jobs: list[_Job], error: RouterError) -> None:
         for job in jobs:

@@ -55,11 +55,6 @@ class Endpoint:
     turn: int = 0  # number of the fleet's last request that went here; equal endpoints take turns
 
     @property
-    def chat_root(self) -> str:
-        """The prefix of /chat/completions."""
-        return f"{self.url}/v1"
-
-    @property
     def load(self) -> int:
         """Requests that are there now, ours exactly and others' as last reported."""
         return self.in_flight + self.elsewhere

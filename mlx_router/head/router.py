@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from mlx_router.head.decision import Decision, Thresholds, decide
 from mlx_router.head.lexical import LEXICAL_FILE, load_lexical
 from mlx_router.head.weights import load_version
 
-CACHE_ENTRIES = 4096
 _Ranked = tuple[tuple[tuple[str, float], ...], float]  # labels with their scores, best first; evidence
 TUNED_ENCODER = "encoder.safetensors"
 
@@ -42,7 +40,6 @@ class Router:
             evidence=meta.evidence,
             fallback=meta.fallback,
         )
-        self._cache: OrderedDict[str, _Ranked] = OrderedDict()
 
     @classmethod
     def load(
@@ -111,19 +108,15 @@ class Router:
         ]
 
     def _ranked(self, prompts: Sequence[str]) -> list[_Ranked]:
-        """Labels with their scores, best first, and the evidence; exact repeats come from an LRU cache."""
-        found = {prompt: self._cache[prompt] for prompt in prompts if prompt in self._cache}
-        fresh = list(dict.fromkeys(prompt for prompt in prompts if prompt not in found))
-        if fresh:
-            scored = self.classifier.classify(fresh)
-            for prompt, row, evidence in zip(fresh, scored.probabilities, scored.evidence, strict=True):
-                order = np.argsort(-row, kind="stable")
-                found[prompt] = tuple((self.labels[i], float(row[i])) for i in order), float(evidence)
-        for prompt in prompts:
-            self._cache[prompt] = found[prompt]
-            self._cache.move_to_end(prompt)
-        while len(self._cache) > CACHE_ENTRIES:
-            self._cache.popitem(last=False)
+        """Labels with their scores, best first, and the evidence; equal prompts are classified once."""
+        if not prompts:
+            return []
+        unique = list(dict.fromkeys(prompts))
+        scored = self.classifier.classify(unique)
+        found: dict[str, _Ranked] = {}
+        for prompt, row, evidence in zip(unique, scored.probabilities, scored.evidence, strict=True):
+            order = np.argsort(-row, kind="stable")
+            found[prompt] = tuple((self.labels[i], float(row[i])) for i in order), float(evidence)
         return [found[prompt] for prompt in prompts]
 
 

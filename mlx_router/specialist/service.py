@@ -12,12 +12,11 @@ from typing import Any, TypeVar
 
 import psutil
 
-from mlx_router.config import Config, SecurityConfig, SpecialistConfig
+from mlx_router.config import Config, SpecialistConfig, read_api_keys
 from mlx_router.errors import (
     AdapterError,
     AdapterNotFound,
     AdapterQuarantined,
-    ConfigError,
     EngineUnavailable,
     RouterError,
 )
@@ -258,18 +257,6 @@ class Specialist:
             "bank": {key: bank.get(key) for key in ("slots", "used", "bytes", "budget_bytes", "max_rank")},
             "data": self.catalog.describe(snapshot),
         }
-
-
-def read_api_keys(security: SecurityConfig) -> tuple[str, ...]:
-    """Keys from the configuration and from its file, one a line; `#` begins a comment. Raises ConfigError."""
-    keys = list(security.api_keys)
-    if security.api_keys_file is not None:
-        try:
-            lines = security.api_keys_file.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ConfigError(f"security.api_keys_file cannot be read: {error.strerror}") from error
-        keys += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return tuple(keys)
 
 
 def _ms(began: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from mlx_router.http.exchange import read_whole
+from mlx_router.http.exchange import describe, read_whole
 
 TIMEOUT_S = 5.0
 _FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
@@ -84,7 +84,7 @@ class Prober:
                 raw = await read_whole(answer, _LIMIT_BYTES)
                 status = answer.status
         except _FAILURES as error:
-            return 0, {"error": str(error) or type(error).__name__}
+            return 0, {"error": describe(error)}
         try:
             found = json.loads(raw)
         except ValueError:

@@ -140,6 +140,22 @@ def test_one_failed_request_closes_no_specialist(rig: Rig, status: int) -> None:
     assert failed() == before
 
 
+def test_what_a_passed_on_refusal_counts_as(rig: Rig) -> None:
+    def counted() -> tuple[float, float]:
+        lines = dict(line.rsplit(" ", 1) for line in rig.get("/metrics").body.decode().splitlines())
+        names = ('mlx_router_events_total{event="retries"}', "mlx_router_first_byte_seconds_count")
+        retries, first_bytes = (float(lines.get(name, 0)) for name in names)
+        return retries, first_bytes
+
+    retries, first_bytes = counted()
+    assert rig.chat("kicad", x_test={"status": 503}).status == 503
+    assert counted() == (retries + 1, first_bytes)
+    entry = rig.get("/v1/decisions?limit=1").json()["data"][0]
+    assert (entry["retries"], entry["first_byte_ms"]) == (1, None)
+    assert rig.chat("x", model="mascarade-kicad", x_test={"status": 503}).status == 503
+    assert counted() == (retries + 1, first_bytes)
+
+
 def test_without_a_free_slot_the_base_of_the_same_specialist_answers(rig: Rig) -> None:
     busy = {"status": 503, "code": "adapter_slots_busy", "model": "mascarade-kicad"}
     reply = rig.chat("kicad", x_test=busy)
