@@ -74,6 +74,7 @@ class Supervisor:
         self._announced = False
         self._told: dict[str, tuple[State, bool, str]] = {}
         self._record_error = ""
+        self._unwatched = ""  # why a saved file is not noticed
         settings = config.supervisor
         self.log = RotatingLog(config.home / LOG / "serve.log", max_bytes=settings.log_bytes, files=settings.log_files)
 
@@ -228,7 +229,7 @@ class Supervisor:
             "home": str(self.config.home),
             "config_loaded_at": round(self._config_loaded_at, 3),
             "config_error": self.config_error or None,
-            "notices": list(self.config.notices),
+            "notices": [*self.config.notices, *([self._unwatched] if self._unwatched else [])],
             "record_error": self._record_error or None,
             "memory": {
                 "total_bytes": memory.total,
@@ -257,9 +258,15 @@ class Supervisor:
 
     async def _follow_file(self) -> None:
         path = self.config.path
-        if path is None:
-            await asyncio.Event().wait()
-            return
+        try:
+            if path is not None:
+                await self._watch(path)
+        except Exception as error:  # OSError, and watchfiles' own: no inotify instances are left, say
+            self._unwatched = f"{path} cannot be watched ({error}): only SIGHUP reads it again"
+            self.say(f"note: {self._unwatched}")
+        await asyncio.Event().wait()
+
+    async def _watch(self, path: Path) -> None:
         from watchfiles import awatch
 
         async for changes in awatch(path.parent, recursive=False, debounce=int(_SETTLE_S * 1e3), step=50):

@@ -126,6 +126,18 @@ def test_an_invalid_file_is_refused_and_a_valid_one_followed(tmp_path: Path) -> 
         serve.until(lambda: len(serve.record()["children"]) == 3, "the third gone")
 
 
+def test_a_file_that_cannot_be_watched_is_read_on_sighup(tmp_path: Path) -> None:
+    (tmp_path / "no-inotify").touch()
+    with serving(tmp_path, TWO) as serve:
+        serve.start()
+        assert "only SIGHUP reads it again" in serve.output
+        serve.until(lambda: "only SIGHUP" in str(serve.record()["notices"]), "noted for status")
+        assert serve.config is not None
+        serve.config.write_text(TWO + '[routes]\nspice = "nobody"\n' + QUICK)
+        serve.signal(signal.SIGHUP)
+        serve.until(lambda: serve.record()["config_error"], "read again")
+
+
 def test_a_serve_under_a_bad_file_is_seen_and_stopped(tmp_path: Path) -> None:
     with serving(tmp_path, TWO) as serve:
         serve.start()
