@@ -21,7 +21,8 @@ import psutil
 
 from mlx_router import __version__
 from mlx_router.config import Config
-from mlx_router.errors import RouterError
+from mlx_router.config.keys import read_api_keys
+from mlx_router.errors import ConfigError, RouterError
 from mlx_router.supervisor import record
 from mlx_router.supervisor.adapters import follow_adapters
 from mlx_router.supervisor.child import Child
@@ -125,15 +126,22 @@ class Supervisor:
     # children
 
     def _add(self, spec: ChildSpec) -> None:
-        settings, security = self.config.supervisor, self.config.security
-        token = security.admin_token or next(iter(security.api_keys), "")
+        settings = self.config.supervisor
         log = RotatingLog(
             self.config.home / LOG / f"{spec.name}.log", max_bytes=settings.log_bytes, files=settings.log_files
         )
-        child = Child(spec, settings, log, Prober(self._session, spec.url, token), self._on_change)
+        child = Child(spec, settings, log, self._prober(spec), self._on_change)
         self.children[spec.name] = child
         self._gauges[spec.name] = record.Gauge(child)
         child.start()
+
+    def _prober(self, spec: ChildSpec) -> Prober:
+        security = self.config.security
+        token = security.admin_token
+        if not token:
+            with contextlib.suppress(ConfigError):  # without a key its figures are not known, and that is all
+                token = next(iter(read_api_keys(security)), "")
+        return Prober(self._session, spec.url, token)
 
     async def _remove(self, name: str) -> None:
         child = self.children[name]
@@ -292,6 +300,7 @@ class Supervisor:
         specs = {spec.name: spec for spec in self._specs(config)}
         await self._replace_changed(specs)
         for child in self.children.values():
+            child.prober = self._prober(child.spec)  # keys may be others
             child.retry()
         await follow_adapters(before, config, {name: child.prober for name, child in self.children.items()}, self.say)
         if self.children[GATEWAY].serving:

@@ -294,6 +294,20 @@ def test_status_and_logs_tell_what_runs(tmp_path: Path) -> None:
         assert "did you mean 'code'" in wrong.stderr
 
 
+def test_figures_are_asked_for_with_a_key_of_the_file_even_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "hardware").mkdir()
+    with serving(tmp_path, TWO + '[security]\napi_keys_file = "keys.txt"\n') as serve:
+        for path in (tmp_path / "keys.txt", tmp_path / "hardware" / "key"):
+            path.write_text("first")
+        serve.start()
+        serve.until(lambda: serve.child("hardware")["requests"], "figures")
+        (tmp_path / "hardware" / "key").write_text("second")
+        serve.until(lambda: serve.child("hardware")["requests"] is None, "refused")
+        (tmp_path / "keys.txt").write_text("second")
+        serve.signal(signal.SIGHUP)
+        serve.until(lambda: serve.child("hardware")["requests"], "figures again")
+
+
 def test_logs_follow_through_a_rotation(tmp_path: Path) -> None:
     with serving(tmp_path, TWO) as serve:
         log = serve.home / "log"
