@@ -4,6 +4,7 @@ In its folder, looked at on every request:
     unready      /ready says no; its text is the reason
     sick         /health says no; its text is the status word
     deaf         requests are not answered at all
+    key          /metrics wants this API key
     hup          written when SIGHUP comes
 It leaves on SIGTERM, unless --stubborn; when its parent is gone, with --parent-pid; at once, with --fail.
 """
@@ -31,6 +32,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if (self.folder / "deaf").exists():
             gate.wait(30)
         if self.path == "/metrics":
+            key = self.folder / "key"
+            if key.exists() and self.headers.get("authorization") != f"Bearer {key.read_text()}":
+                return self.answer(401, b"")
             type(self).requests += 5
             return self.answer(200, f'mlx_router_specialist_requests_total{{adapter="a"}} {self.requests}\n'.encode())
         no = self.folder / ("unready" if self.path == "/ready" else "sick")

@@ -1,15 +1,19 @@
 """`mlx-router serve` as it is, around fake children: `python -m tests.serve_process FOLDER [options of mlx-router]`.
 
 Each child has a folder of its own under FOLDER, which tests.fake_child looks at. `FOLDER/<name>/arguments` holds more
-options for it.
+options for it. With `FOLDER/no-inotify` there, nothing can be watched.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
+
+import watchfiles
 
 from mlx_router.cli import main
 from mlx_router.config import Config
@@ -33,8 +37,15 @@ def _fake(item: spec.ChildSpec, parent_pid: int) -> spec.ChildSpec:
     return dataclasses.replace(item, argv=tuple(argv))
 
 
+def used_up(*folders: Path, **options: object) -> NoReturn:
+    """What the system says when its inotify instances are."""
+    raise OSError(errno.EMFILE, "Too many open files (os error 24)")
+
+
 if __name__ == "__main__":
     FOLDER = Path(sys.argv.pop(1))
     real_specs = spec.child_specs
+    if (FOLDER / "no-inotify").exists():
+        watchfiles.awatch = used_up
     spec.child_specs = supervisor.child_specs = fake_specs
     main(prog_name="mlx-router")

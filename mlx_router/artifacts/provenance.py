@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlx_router import __version__
+from mlx_router import __version__, resources
 from mlx_router.files import sha256_file, write_json
 
 WATTS_PER_BUSY_CORE = 8.0
@@ -32,10 +32,13 @@ class EncoderSource(Protocol):
 
 
 class CorpusSource(Protocol):
-    """The corpus's files."""
+    """The corpus's files, and the hashes of what was read from them."""
 
     @property
     def files(self) -> tuple[Path, ...]: ...
+
+    @property
+    def sha256(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +77,17 @@ def build_record(folder: Path, version: str, run: TrainingRun, previous: str | N
                 "checkpoint": f"router/{version}/router.safetensors",
                 "previous_checkpoint": f"router/{previous}/router.safetensors (rollback)" if previous else None,
                 "training_script": "scripts/train_router.py (mlx-router router train)",
-                "training_data_script": "scripts/build_router_data.py + scripts/augment_router_data.py",
+                "training_data_script": _data_script(run.corpus),
             },
         },
         "weights_file": weights_file(folder),
         "architecture": architecture(meta),
         "training_data": {
             "source": run.corpus_source,
-            "files": [{"name": path.name, "sha256": sha256_file(path)} for path in run.corpus.files],
+            "files": [
+                {"name": path.name, "sha256": digest}
+                for path, digest in zip(run.corpus.files, run.corpus.sha256, strict=True)
+            ],
             "counts": run.counts,
             "split": f"80/10/10, stratified by label, near-duplicates kept together, seed {run.recipe['seed']}",
             "leakage_check": {
@@ -200,11 +206,17 @@ def software() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that runs, with "-dirty" where it was changed; None for an installed package."""
+    """Commit of the checkout that runs, with "-dirty" where it was changed; None for an installed package.
+
+    A project that merely holds the environment that we are installed in is not asked.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
     try:
         run = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"],
-            cwd=Path(__file__).parent,
+            cwd=root,
             capture_output=True,
             text=True,
             timeout=10,
@@ -226,6 +238,13 @@ def _encoder(model: str | None, tokenizer: str | None, source: str, meta: dict[s
         "tokenizer_sha256": tokenizer,
         "obtained_from": source,
     }
+
+
+def _data_script(corpus: CorpusSource) -> str | None:
+    """What made the corpus: known of the shipped one alone."""
+    if corpus.files[0].parent != resources.corpus_dir():
+        return None
+    return "scripts/build_router_data.py + scripts/augment_router_data.py"
 
 
 def _language_mix(counts: dict[str, Any]) -> str:

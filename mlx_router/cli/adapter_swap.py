@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mlx_router.cli.interrupt import Interrupt
 from mlx_router.cli.specialists import Place
 from mlx_router.errors import AdapterError, AdapterQuarantined, RouterError
 from mlx_router.lora.registry import AdapterRecord, Registry
@@ -19,7 +20,7 @@ def swap(
     """Install the weights in `source`, load them in place everywhere, and only then make them current.
 
     Requests that run end on the old version. When one server refuses, those before it get the old version back,
-    CURRENT stays, and the error is raised. Returns digests and milliseconds.
+    CURRENT stays, and the error is raised; an interrupt is such an error. Returns digests and milliseconds.
     """
     began = time.perf_counter()
     before = registry.find(name)
@@ -27,10 +28,11 @@ def swap(
     version = done.path.name
     try:
         _refuse_quarantined(registry, name, version, force)
-        replies = _everywhere(before, done.path, servers)
+        with Interrupt() as interrupt:
+            replies = _everywhere(before, done.path, servers, interrupt)
     except _NotUndone as error:  # a server may still read these files
         raise error.cause from error.cause.__cause__
-    except RouterError:
+    except (RouterError, KeyboardInterrupt):
         if done.new:
             registry.remove(name, version)
         raise
@@ -48,7 +50,7 @@ def swap(
 class _NotUndone(Exception):
     """A swap failed, and so did putting the old version back somewhere."""
 
-    def __init__(self, cause: RouterError) -> None:
+    def __init__(self, cause: BaseException) -> None:
         self.cause = cause
 
 
@@ -58,7 +60,9 @@ def _refuse_quarantined(registry: Registry, name: str, version: str, force: bool
         raise AdapterQuarantined(f"{name} {version} is quarantined: {reason}; --force swaps it in all the same")
 
 
-def _everywhere(before: AdapterRecord, path: Path, servers: Sequence[Place]) -> list[dict[str, Any]]:
+def _everywhere(
+    before: AdapterRecord, path: Path, servers: Sequence[Place], interrupt: Interrupt
+) -> list[dict[str, Any]]:
     replies: list[dict[str, Any]] = []
     changed: list[Place] = []
     try:
@@ -67,19 +71,23 @@ def _everywhere(before: AdapterRecord, path: Path, servers: Sequence[Place]) -> 
             changed.append(place)  # also one that does not answer in time may have changed
             reply = place.post("load", body)
             replies.append({"specialist": place.specialist, "url": place.url, **reply})
+            interrupt.check()
     except AdapterError as error:  # a server said no: it has changed nothing
         changed.pop()
         _undo_all(changed, before, error)
         raise
-    except RouterError as error:
+    except (RouterError, KeyboardInterrupt) as error:
         _undo_all(changed, before, error)
         raise
     return replies
 
 
-def _undo_all(changed: Sequence[Place], before: AdapterRecord, cause: RouterError) -> None:
-    undone = [_undo(place, before) for place in changed]
-    if not all(undone):
+def _undo_all(changed: Sequence[Place], before: AdapterRecord, cause: BaseException) -> None:
+    try:
+        left = [place for place in changed if not _undo(place, before)]
+    except KeyboardInterrupt:  # of somebody who does not want to wait
+        left = list(changed)
+    if left:
         raise _NotUndone(cause) from cause
 
 

@@ -52,12 +52,15 @@ def route(
         if sys.stdin.isatty():
             raise click.UsageError("give a PROMPT, --jsonl FILE, or pipe a prompt in")
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
+    from mlx_router.cli.targets import Targets
+
     router = load_router(ctx, version, runtime, encoder_path)
+    targets = Targets(current_config(ctx))
     if lines is not None:
         for decision in _route_lines(router, lines, top):
-            click.echo(json.dumps(decision.to_json(), ensure_ascii=False))
+            click.echo(json.dumps(targets.of(decision).to_json(), ensure_ascii=False))
         return
-    decision = router.route(prompt or "", top=top)
+    decision = targets.of(router.route(prompt or "", top=top))
     if as_json:
         click.echo(json.dumps(decision.to_json(), ensure_ascii=False))
     else:

@@ -5,7 +5,7 @@ Search order: an explicit path, `./mlx-router.toml`, `$MLX_ROUTER_HOME/mlx-route
     schema       the dataclasses            bounds   what their values may be
     parse        TOML -> dataclasses        lines    where in the text a value stands
     check        what no single value shows
-    environment  variables                  defaults, load
+    environment  variables                  defaults, load, keys
 """
 
 from mlx_router.config.check import Known

@@ -6,9 +6,11 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mlx_router.config.keys import read_api_keys
 from mlx_router.config.lines import Path
 from mlx_router.config.parse import Problems, suggest
 from mlx_router.config.schema import Config
+from mlx_router.errors import ConfigError
 
 BASE = "base"
 RESERVED = frozenset({BASE, "auto", "ailiance", "gateway", "serve"})  # would be ambiguous as a model or a log's name
@@ -24,17 +26,19 @@ class Known:
 
 
 def check(config: Config, problems: Problems, known: Known | None) -> tuple[str, ...]:
-    """Note what cannot work; return what works and is probably not meant. Names are looked up only where known."""
+    """Note what cannot work; return what works and is probably not meant.
+
+    Names are looked up, and keys read, only where names are known: for what is going to serve.
+    """
     _names(config, problems)
     _ports(config, problems)
     _specialists(config, problems)
     if not is_loopback(config.gateway.host) and not (config.security.api_keys or config.security.api_keys_file):
-        problems.add(
-            ("gateway", "host"),
-            f"gateway.host = {config.gateway.host!r} is reachable from other machines:"
-            " set security.api_keys_file or security.api_keys first",
-        )
-    return () if known is None else _references(config, problems, known)
+        _exposed(config, problems, "set security.api_keys_file or security.api_keys first")
+    if known is None:
+        return ()
+    _keys(config, problems)
+    return _references(config, problems, known)
 
 
 def is_loopback(host: str) -> bool:
@@ -45,6 +49,22 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _exposed(config: Config, problems: Problems, why: str) -> None:
+    problems.add(("gateway", "host"), f"gateway.host = {config.gateway.host!r} is reachable from other machines: {why}")
+
+
+def _keys(config: Config, problems: Problems) -> None:
+    if config.security.api_keys_file is None:
+        return
+    try:
+        keys = read_api_keys(config.security)
+    except ConfigError as error:
+        problems.add(("security", "api_keys_file"), error.message)
+        return
+    if not keys and not is_loopback(config.gateway.host):
+        _exposed(config, problems, "security.api_keys_file holds no key")
 
 
 def _names(config: Config, problems: Problems) -> None:

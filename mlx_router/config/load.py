@@ -41,7 +41,8 @@ def load_config(
     """Read and validate the configuration. Raises ConfigError, which names every problem with its line.
 
     Args:
-        known: adapters and domains that the file may refer to; without it such names are not looked up.
+        known: adapters and domains that the file may refer to; without it such names are not looked up, and the file
+            of keys is not read.
         ports: in place of those of the file and of $MLX_ROUTER_PORTS.
     """
     home_path = home_dir(home)

@@ -80,7 +80,7 @@ def ensure_router(home: Path, config: Path) -> bool:
     if RouterStore(home).current() is not None:
         return False
     command = [sys.executable, "-m", "mlx_router", "--home", str(home), "--config", str(config), "router", "train"]
-    done = subprocess.run(command, check=False)
+    done = subprocess.run(command, stdout=sys.stderr, check=False)  # stdout may be for JSON
     if done.returncode != 0:
         raise SupervisorError(f"training the router failed with status {done.returncode}")
     return True

@@ -13,13 +13,14 @@ A version is built in a hidden folder, checked, then renamed; CURRENT is replace
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mlx_router import resources
 from mlx_router.errors import AdapterError, AdapterNotFound
@@ -41,6 +42,7 @@ from mlx_router.lora.manifest import (
 from mlx_router.lora.tomlfile import to_toml
 
 MISSING = "missing"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,21 +259,21 @@ class Registry:
     def remove(self, name: str, version: str | None = None) -> list[str]:
         """Delete one installed version, or all of them with the adapter's own manifest: the versions deleted.
 
-        CURRENT goes first, so that nobody is sent to files that are being deleted.
+        CURRENT goes first, so that nobody is sent to files that are being deleted, and the lock last.
         """
-        record = self.find(name)
-        chosen = [self.version(name, version).name] if version else list(record.versions)
+        self.manifest(name)
         with self._locked(name) as folder:
+            record = self.find(name)
+            chosen = [self.version(name, version).name] if version else list(record.versions)
             if record.version in chosen:
                 (folder / CURRENT).unlink(missing_ok=True)
             for item in chosen:
                 shutil.rmtree(folder / item)
             if version is None:
-                for file in (FILE, STATE):
+                for file in (FILE, STATE, LOCK):
                     (folder / file).unlink(missing_ok=True)
-        if version is None:
-            with suppress(OSError):
-                shutil.rmtree(self.root / name)
+                with suppress(OSError):  # somebody adds already
+                    folder.rmdir()
         return chosen
 
     def quarantine(self, name: str, reason: str, version: str | None = None) -> None:
@@ -310,9 +312,7 @@ class Registry:
         """The adapter's folder, held by this process alone; an OSError in it becomes an AdapterError."""
         folder = self.root / name
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / ".lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with _held(folder):
                 yield folder
         except OSError as error:
             raise AdapterError(f"{folder}: {error.strerror or error}") from error
@@ -341,6 +341,23 @@ def routes_from_manifests(records: Iterable[AdapterRecord]) -> dict[str, Adapter
                     stands_in_for=own.adapter if own else None,
                 )
     return dict(sorted(routes.items()))
+
+
+def _held(folder: Path) -> IO[str]:
+    """The lock file of a folder, made where it is not there and held until it is closed."""
+    path = folder / LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # `remove` has deleted the folder, and its lock with it: make them anew
+            lock = path.open("a")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    return lock
+            except BaseException:
+                lock.close()
+                raise
+            lock.close()
 
 
 def _same(one: str, other: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import plistlib
+import pwd
 import shlex
 import shutil
 import subprocess
@@ -30,14 +31,16 @@ class Service:
     path: Path
     text: str
     logs: Path  # a folder that has to be there when it starts
+    owner: str  # of that folder; empty: who installs
     start_commands: tuple[tuple[str, ...], ...]
     stop_commands: tuple[tuple[str, ...], ...]
+    clear_commands: tuple[tuple[str, ...], ...] = ()  # before the start, for a service that is loaded; may fail
     advice: tuple[str, ...] = ()
 
     def install(self) -> bool:
         """Write the file; False where it is there already. Raises SupervisorError."""
         try:
-            self.logs.mkdir(parents=True, exist_ok=True)
+            self._make_logs()
             if self.path.is_file() and self.path.read_text(encoding="utf-8") == self.text:
                 return False
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +48,15 @@ class Service:
         except OSError as error:
             raise SupervisorError(f"{self.path}: {error.strerror or error}") from error
         return True
+
+    def _make_logs(self) -> None:
+        """The folder of logs and what it lies in; what root makes of it belongs to `owner`, who will write there."""
+        made = [path for path in (self.logs, *self.logs.parents) if path == self.logs or not path.exists()]
+        self.logs.mkdir(parents=True, exist_ok=True)
+        if self.owner and os.geteuid() == 0:
+            user = pwd.getpwnam(self.owner)
+            for path in made:
+                os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
     def run(self, commands: Iterable[tuple[str, ...]], *, must: bool = True) -> list[str]:
         """Run commands in order; what was run. Raises SupervisorError with what the first failure said."""
@@ -102,6 +114,7 @@ def _launchd(config: Config, system: bool) -> Service:
     if system:
         content["UserName"] = invoking_user()
     domain = "system" if system else f"gui/{os.getuid()}"
+    bootout = ("launchctl", "bootout", f"{domain}/{LABEL}")
     advice = (
         ()
         if system
@@ -113,9 +126,11 @@ def _launchd(config: Config, system: bool) -> Service:
     return Service(
         path=path,
         logs=config.home / "log",
+        owner=invoking_user() if system else "",
         text=plistlib.dumps(content, sort_keys=False).decode(),
         start_commands=(("launchctl", "bootstrap", domain, str(path)),),
-        stop_commands=(("launchctl", "bootout", f"{domain}/{LABEL}"),),
+        stop_commands=(bootout,),
+        clear_commands=(bootout,),
         advice=advice,
     )
 
@@ -151,6 +166,7 @@ WantedBy={"multi-user.target" if system else "default.target"}
         path=path,
         text=text,
         logs=config.home / "log",
+        owner=invoking_user() if system else "",
         start_commands=(("systemctl", *scope, "daemon-reload"), ("systemctl", *scope, "enable", "--now", UNIT)),
         stop_commands=(("systemctl", *scope, "disable", "--now", UNIT), ("systemctl", *scope, "daemon-reload")),
         advice=advice,

@@ -21,7 +21,8 @@ import psutil
 
 from mlx_router import __version__
 from mlx_router.config import Config
-from mlx_router.errors import RouterError
+from mlx_router.config.keys import read_api_keys
+from mlx_router.errors import ConfigError, RouterError
 from mlx_router.supervisor import record
 from mlx_router.supervisor.adapters import follow_adapters
 from mlx_router.supervisor.child import Child
@@ -74,6 +75,7 @@ class Supervisor:
         self._announced = False
         self._told: dict[str, tuple[State, bool, str]] = {}
         self._record_error = ""
+        self._unwatched = ""  # why a saved file is not noticed
         settings = config.supervisor
         self.log = RotatingLog(config.home / LOG / "serve.log", max_bytes=settings.log_bytes, files=settings.log_files)
 
@@ -124,15 +126,22 @@ class Supervisor:
     # children
 
     def _add(self, spec: ChildSpec) -> None:
-        settings, security = self.config.supervisor, self.config.security
-        token = security.admin_token or next(iter(security.api_keys), "")
+        settings = self.config.supervisor
         log = RotatingLog(
             self.config.home / LOG / f"{spec.name}.log", max_bytes=settings.log_bytes, files=settings.log_files
         )
-        child = Child(spec, settings, log, Prober(self._session, spec.url, token), self._on_change)
+        child = Child(spec, settings, log, self._prober(spec), self._on_change)
         self.children[spec.name] = child
         self._gauges[spec.name] = record.Gauge(child)
         child.start()
+
+    def _prober(self, spec: ChildSpec) -> Prober:
+        security = self.config.security
+        token = security.admin_token
+        if not token:
+            with contextlib.suppress(ConfigError):  # without a key its figures are not known, and that is all
+                token = next(iter(read_api_keys(security)), "")
+        return Prober(self._session, spec.url, token)
 
     async def _remove(self, name: str) -> None:
         child = self.children[name]
@@ -228,7 +237,7 @@ class Supervisor:
             "home": str(self.config.home),
             "config_loaded_at": round(self._config_loaded_at, 3),
             "config_error": self.config_error or None,
-            "notices": list(self.config.notices),
+            "notices": [*self.config.notices, *([self._unwatched] if self._unwatched else [])],
             "record_error": self._record_error or None,
             "memory": {
                 "total_bytes": memory.total,
@@ -257,9 +266,15 @@ class Supervisor:
 
     async def _follow_file(self) -> None:
         path = self.config.path
-        if path is None:
-            await asyncio.Event().wait()
-            return
+        try:
+            if path is not None:
+                await self._watch(path)
+        except Exception as error:  # OSError, and watchfiles' own: no inotify instances are left, say
+            self._unwatched = f"{path} cannot be watched ({error}): only SIGHUP reads it again"
+            self.say(f"note: {self._unwatched}")
+        await asyncio.Event().wait()
+
+    async def _watch(self, path: Path) -> None:
         from watchfiles import awatch
 
         async for changes in awatch(path.parent, recursive=False, debounce=int(_SETTLE_S * 1e3), step=50):
@@ -285,6 +300,7 @@ class Supervisor:
         specs = {spec.name: spec for spec in self._specs(config)}
         await self._replace_changed(specs)
         for child in self.children.values():
+            child.prober = self._prober(child.spec)  # keys may be others
             child.retry()
         await follow_adapters(before, config, {name: child.prober for name, child in self.children.items()}, self.say)
         if self.children[GATEWAY].serving:

@@ -32,9 +32,10 @@ def add_rows(additions: Path, directory: Path) -> dict[str, int]:
         raise CorpusError.from_problems(f"{additions}: bad rows, nothing was written", problems)
     for label in sorted({row.label for row in fresh}):
         path = directory / f"{label}.jsonl"
-        write_atomic(
-            path, path.read_text(encoding="utf-8") + "".join(_line(row) for row in fresh if row.label == label)
-        )
+        text = path.read_text(encoding="utf-8")
+        if text and not text.endswith("\n"):
+            text += "\n"
+        write_atomic(path, text + "".join(_line(row) for row in fresh if row.label == label))
     return dict(Counter(row.label for row in fresh))
 
 

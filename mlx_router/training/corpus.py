@@ -6,6 +6,7 @@ The labels of a corpus are the names of its files; a file whose name starts with
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
@@ -48,6 +49,7 @@ class Corpus:
     rows: tuple[Row, ...]
     labels: tuple[str, ...]
     files: tuple[Path, ...]
+    sha256: tuple[str, ...]  # of the files' bytes, as they were read
 
     def inside(self) -> list[Row]:
         """Rows that have a label."""
@@ -68,8 +70,11 @@ def read_corpus(directory: Path) -> Corpus:
         raise CorpusError(f"no <label>.jsonl files in {directory}")
     rows: list[Row] = []
     problems: list[str] = []
+    digests: list[str] = []
     for path in files:
-        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        data = path.read_bytes()
+        digests.append(hashlib.sha256(data).hexdigest())
+        for number, line in enumerate(data.split(b"\n"), start=1):
             if not line.strip():
                 continue
             where = f"{path.name}:{number}"
@@ -79,7 +84,7 @@ def read_corpus(directory: Path) -> Corpus:
                 rows.append(row)
     if problems:
         raise CorpusError.from_problems(f"{directory}: bad rows, nothing was written", problems)
-    return Corpus(tuple(rows), labels, tuple(files))
+    return Corpus(tuple(rows), labels, tuple(files), tuple(digests))
 
 
 def parse_row(line: bytes, where: str, stem: str, labels: Sequence[str]) -> tuple[Row | None, list[str]]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -95,6 +96,44 @@ def test_route_prints_a_decision(trained: Path) -> None:
     assert decision["reason"] == "classified"
     assert decision["scores"][0] == ["kicad-pcb", decision["score"]]
     assert "kicad-pcb" in run(trained, "route", BOARD).stdout
+
+
+def test_the_target_comes_from_manifests_and_routes_without_a_server(trained: Path, tmp_path: Path) -> None:
+    def decided(text: str) -> dict[str, Any]:
+        config = tmp_path / "mlx-router.toml"
+        config.write_text(text)
+        done = run(trained, "--config", str(config), "route", "--json", BOARD)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        lines = run(trained, "--config", str(config), "route", "--jsonl", "-", stdin=json.dumps({"text": BOARD}))
+        assert json.loads(lines.stdout)["target"] == found["target"]
+        return found
+
+    specialist = '[[specialist]]\nname = "hardware"\nport = 1\n'
+    assert json.loads(run(trained, "route", "--json", BOARD).stdout)["target"] == {
+        "specialist": "hardware",
+        "adapter": "mascarade-kicad",
+    }
+    assert decided(specialist)["target"] == {"specialist": "hardware", "adapter": "mascarade-kicad"}
+    routed = decided(specialist + '[routes]\nkicad-pcb = "base"\n')
+    assert (routed["domain"], routed["target"]) == ("kicad-pcb", {"specialist": "hardware", "adapter": None})
+    upstream = '[[upstream]]\nname = "big"\nurl = "http://127.0.0.1:1/v1"\nmodel = "m"\n'
+    held = decided(f'{specialist}{upstream}[policy]\nfallback = "big"\nmin_score = {{ kicad-pcb = 1.0 }}\n')
+    assert (held["domain"], held["reason"]) == ("general", "below_threshold")
+    assert held["target"] == {"specialist": "big", "adapter": None}
+    assert decided("")["target"] is None
+    elsewhere = decided('[[specialist]]\nname = "other"\nport = 1\nadapters = ["mascarade-sql"]\n')
+    assert (elsewhere["reason"], elsewhere["target"]) == ("unavailable", {"specialist": "other", "adapter": None})
+
+
+def test_routes_that_lead_nowhere_do_not_keep_route_from_deciding(trained: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mlx-router.toml"
+    config.write_text('[[specialist]]\nname = "hardware"\nport = 1\n[routes]\nkicad-pcb = "kikad"\n')
+    done = run(trained, "--config", str(config), "route", "--json", BOARD)
+    assert done.returncode == 0
+    decision = json.loads(done.stdout)
+    assert (decision["domain"], decision["target"]) == ("kicad-pcb", None)
+    assert "routes.kicad-pcb = 'kikad' is no adapter" in done.stderr
 
 
 def test_a_thousand_lines_keep_their_order(trained: Path) -> None:

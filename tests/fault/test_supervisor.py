@@ -126,6 +126,18 @@ def test_an_invalid_file_is_refused_and_a_valid_one_followed(tmp_path: Path) -> 
         serve.until(lambda: len(serve.record()["children"]) == 3, "the third gone")
 
 
+def test_a_file_that_cannot_be_watched_is_read_on_sighup(tmp_path: Path) -> None:
+    (tmp_path / "no-inotify").touch()
+    with serving(tmp_path, TWO) as serve:
+        serve.start()
+        assert "only SIGHUP reads it again" in serve.output
+        serve.until(lambda: "only SIGHUP" in str(serve.record()["notices"]), "noted for status")
+        assert serve.config is not None
+        serve.config.write_text(TWO + '[routes]\nspice = "nobody"\n' + QUICK)
+        serve.signal(signal.SIGHUP)
+        serve.until(lambda: serve.record()["config_error"], "read again")
+
+
 def test_a_serve_under_a_bad_file_is_seen_and_stopped(tmp_path: Path) -> None:
     with serving(tmp_path, TWO) as serve:
         serve.start()
@@ -280,6 +292,20 @@ def test_status_and_logs_tell_what_runs(tmp_path: Path) -> None:
         wrong = serve.run("logs", "cod")
         assert wrong.returncode == 1
         assert "did you mean 'code'" in wrong.stderr
+
+
+def test_figures_are_asked_for_with_a_key_of_the_file_even_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "hardware").mkdir()
+    with serving(tmp_path, TWO + '[security]\napi_keys_file = "keys.txt"\n') as serve:
+        for path in (tmp_path / "keys.txt", tmp_path / "hardware" / "key"):
+            path.write_text("first")
+        serve.start()
+        serve.until(lambda: serve.child("hardware")["requests"], "figures")
+        (tmp_path / "hardware" / "key").write_text("second")
+        serve.until(lambda: serve.child("hardware")["requests"] is None, "refused")
+        (tmp_path / "keys.txt").write_text("second")
+        serve.signal(signal.SIGHUP)
+        serve.until(lambda: serve.child("hardware")["requests"], "figures again")
 
 
 def test_logs_follow_through_a_rotation(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +31,7 @@ class FakeServer:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.resident: dict[str, str] = {}
         self.refuse = ""  # a verb
+        self.interrupt = 0  # Ctrl-C at so many loads
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,6 +46,9 @@ class FakeServer:
                     self.answer(401, {"error": {"message": "the admin token is needed"}})
                     return
                 fake.calls.append((verb, body))
+                if verb == "load" and fake.interrupt:
+                    fake.interrupt -= 1
+                    os.kill(os.getpid(), signal.SIGINT)
                 if verb == fake.refuse:
                     self.answer(409, {"error": {"message": "it does not fit"}})
                     return
@@ -259,6 +265,27 @@ def test_a_first_swap_that_fails_leaves_nothing(rig: Rig, servers: list[FakeServ
     rig.error("swap", KICAD, str(write_adapter(tmp_path / "w")))
     assert servers[0].resident == {}
     assert rig.registry.find(KICAD).versions == ()
+
+
+def test_a_swap_that_is_interrupted_is_taken_back(rig: Rig, servers: list[FakeServer], tmp_path: Path) -> None:
+    old = str(rig.registry.install(KICAD, write_adapter(tmp_path / "w1", 1)).path)
+    servers[1].interrupt = 1
+    result = rig.run("swap", KICAD, str(write_adapter(tmp_path / "w2", 2)))
+    assert result.exit_code == 1
+    assert "Aborted" in result.output
+    assert [server.resident[KICAD] for server in servers] == [old, old]
+    record = rig.registry.find(KICAD)
+    assert (str(record.path), len(record.versions)) == (old, 1)
+
+
+def test_files_stay_where_an_interrupt_left_a_server_on_them(
+    rig: Rig, servers: list[FakeServer], tmp_path: Path
+) -> None:
+    old = rig.registry.install(KICAD, write_adapter(tmp_path / "w1", 1)).path
+    servers[0].interrupt = 2  # while the new version loads, and while the old one is put back
+    assert rig.run("swap", KICAD, str(write_adapter(tmp_path / "w2", 2))).exit_code == 1
+    record = rig.registry.find(KICAD)
+    assert (record.path, len(record.versions)) == (old, 2)
 
 
 def test_a_swap_of_damaged_weights_asks_no_server(rig: Rig, servers: list[FakeServer], tmp_path: Path) -> None:

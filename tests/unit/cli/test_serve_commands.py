@@ -129,6 +129,24 @@ def test_a_service_is_shown_installed_and_removed(tmp_path: Path) -> None:
     assert "not installed" in run(tmp_path, "service", "uninstall").output
 
 
+def test_a_service_is_installed_over_a_loaded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    launchctl = tools / "launchctl"  # as on a Mac: a label is loaded once
+    launchctl.write_text(
+        "#!/bin/sh\ncase $1 in\n"
+        f"bootout) rm {tools}/loaded;;\n"
+        f"bootstrap) test ! -e {tools}/loaded && : > {tools}/loaded;;\nesac\n"
+    )
+    launchctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    monkeypatch.setattr("sys.platform", "darwin")
+    for _ in range(2):
+        done = run(tmp_path, "service", "install")
+        assert done.exit_code == 0, done.output
+        assert "ran: launchctl bootstrap" in done.output
+
+
 def child(name: str, **changes: Any) -> dict[str, Any]:
     return {
         **{"name": name, "kind": "specialist", "state": "ready", "serving": True, "reason": None, "pid": 12},

@@ -21,6 +21,7 @@ from mlx_router.config import (
 )
 from mlx_router.config.editor import json_schema
 from mlx_router.config.environment import launched_rank
+from mlx_router.config.keys import read_api_keys
 from mlx_router.errors import ConfigError
 from mlx_router.supervisor.known import known_names
 from tests.gateway_rig import ROOT
@@ -50,6 +51,23 @@ def problems(tmp_path: Path, text: str, known: Known | None = KNOWN) -> list[str
     first, *rest = caught.value.message.splitlines()
     assert first.endswith(f"has problems ({len(rest)}):")
     return [line.strip() for line in rest]
+
+
+def test_keys_are_read_before_they_are_relied_on(tmp_path: Path) -> None:
+    open_to_all = "[gateway]\nhost = '0.0.0.0'\n[security]\napi_keys_file = 'keys.txt'\n"
+    assert problems(tmp_path, open_to_all) == [
+        f"line 4: security.api_keys_file cannot be read: {tmp_path / 'keys.txt'}: No such file or directory"
+    ]
+    (tmp_path / "keys.txt").write_text("# nobody yet\n\n")
+    assert problems(tmp_path, open_to_all) == [
+        "line 2: gateway.host = '0.0.0.0' is reachable from other machines: security.api_keys_file holds no key"
+    ]
+    (tmp_path / "keys.txt").write_bytes(b"caf\xe9\n")
+    assert "line 4: security.api_keys_file cannot be read: " in problems(tmp_path, open_to_all)[0]
+    (tmp_path / "keys.txt").write_text("# ours\n one \n")
+    assert read_api_keys(load(tmp_path, open_to_all + "api_keys = ['zero']\n").security) == ("zero", "one")
+    (tmp_path / "keys.txt").unlink()
+    load(tmp_path, open_to_all, known=None)  # commands that serve nothing need no keys
 
 
 def test_without_a_file_two_specialists_serve_the_demo_base(tmp_path: Path) -> None:
@@ -291,6 +309,7 @@ def test_relative_paths_lie_beside_the_file(tmp_path: Path) -> None:
         tmp_path,
         "adapter_roots = ['more']\n[security]\napi_keys_file = 'keys.txt'\n"
         "[[specialist]]\nname = 'a'\nport = 1\nbase = './base'\n[[specialist]]\nname = 'b'\nport = 2\nbase = 'o/m'\n",
+        known=None,
     )
     assert config.adapter_roots == (tmp_path / "more",)
     assert config.security.api_keys_file == tmp_path / "keys.txt"

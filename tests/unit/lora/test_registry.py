@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,42 @@ def test_an_adapter_without_weights_is_missing(tmp_path: Path) -> None:
     record = make(tmp_path).find("one")
     assert (record.status, record.path, record.sha256, record.versions) == ("missing", None, None, ())
     assert record.reason == "no weights are installed"
+
+
+def test_who_waits_for_a_removal_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = make(tmp_path)
+    registry.install("one", write_adapter(tmp_path / "w1", 1))
+    source = write_adapter(tmp_path / "w2", 2)
+    adding = threading.Thread(target=lambda: registry.install("one", source))
+    waits = threading.Event()
+    flock, rmtree = fcntl.flock, shutil.rmtree
+
+    def noted_flock(file: object, operation: int) -> None:
+        if threading.current_thread() is adding:
+            waits.set()
+        flock(file, operation)  # type: ignore[arg-type]
+
+    def removing(path: Path, ignore_errors: bool = False) -> None:
+        if not waits.is_set():
+            adding.start()
+            assert waits.wait(10)
+        rmtree(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(fcntl, "flock", noted_flock)
+    monkeypatch.setattr(shutil, "rmtree", removing)
+    registry.remove("one")
+    adding.join(10)
+    record = registry.find("one")
+    assert record.path is not None
+    assert adapter_digest(record.path) == record.sha256 == adapter_digest(source)
+
+
+def test_a_removal_leaves_no_folder(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+    registry.install("one", write_adapter(tmp_path / "w1", 1))
+    registry.pin("one", True)
+    registry.remove("one")
+    assert list((tmp_path / "home" / "adapters").iterdir()) == []
 
 
 def test_unknown_names_get_a_hint(tmp_path: Path) -> None:

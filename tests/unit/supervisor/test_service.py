@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import os
 import plistlib
+import pwd
 import shlex
 import shutil
 import subprocess
@@ -90,6 +92,30 @@ def test_installing_twice_changes_nothing(config: Config) -> None:
     assert not service.install()
     assert service.path.read_text() == service.text
     assert (config.home / "log").is_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs for the whole machine")
+@pytest.mark.parametrize("macos", [True, False])
+def test_the_log_of_a_system_service_belongs_to_who_runs_it(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, macos: bool
+) -> None:
+    monkeypatch.setattr("mlx_router.supervisor.service._SYSTEM_DIRS", (tmp_path / "daemons", tmp_path / "units"))
+    monkeypatch.setenv("SUDO_USER", "nobody")
+    config = replace(config, home=tmp_path / "user" / "home")
+    make_service(config, macos=macos, system=True).install()
+    nobody = pwd.getpwnam("nobody")
+    for path in (config.home / "log", config.home, tmp_path / "user"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (nobody.pw_uid, nobody.pw_gid)
+    assert tmp_path.stat().st_uid == 0  # was there before
+    (config.home / "log").rmdir()
+    make_service(config, macos=macos, system=False).install()
+    assert (config.home / "log").stat().st_uid == 0
+
+
+def test_a_mac_lets_go_of_the_old_service_before_the_new_one_starts(config: Config) -> None:
+    service = make_service(config, macos=True, system=True)
+    assert service.clear_commands == (("launchctl", "bootout", "system/org.mlx-router.serve"),)
+    assert make_service(config, macos=False, system=True).clear_commands == ()
 
 
 def test_a_command_that_fails_is_told_and_one_that_is_missing_too(

@@ -31,6 +31,15 @@ def test_rows_join_the_file_of_their_label_once(tmp_path: Path) -> None:
     assert add_rows(additions, corpus) == {}
 
 
+def test_a_file_without_a_final_newline_keeps_its_last_row(tmp_path: Path) -> None:
+    corpus = write_small_corpus(tmp_path / "corpus")
+    rust = corpus / "rust.jsonl"
+    rust.write_text(rust.read_text(encoding="utf-8").rstrip("\n"), encoding="utf-8")
+    before = len(read_corpus(corpus).rows)
+    add_rows(_file(tmp_path / "more.jsonl", _row("my borrow est moved, pourquoi", "rust")), corpus)
+    assert len(read_corpus(corpus).rows) == before + 1
+
+
 def test_one_bad_row_and_nothing_is_written(tmp_path: Path) -> None:
     corpus = write_small_corpus(tmp_path / "corpus")
     before = {path.name: path.read_bytes() for path in corpus.iterdir()}

@@ -24,7 +24,7 @@ class Vectors:
 def _corpus(texts: Sequence[str], outside: Sequence[str] = ()) -> Corpus:
     rows = [Row(text, ("a",), "en", "", "") for text in texts]
     rows += [Row(text, (), "en", "", "") for text in outside]
-    return Corpus(tuple(rows), ("a", "general"), (Path("a.jsonl"),))
+    return Corpus(tuple(rows), ("a", "general"), (Path("a.jsonl"),), ("",))
 
 
 def _build(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> object:
