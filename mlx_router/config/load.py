@@ -12,7 +12,7 @@ from mlx_router.config.check import Known, check
 from mlx_router.config.defaults import default_config
 from mlx_router.config.environment import apply_environment, home_dir
 from mlx_router.config.parse import Problems, read_config
-from mlx_router.config.schema import Config, SecurityConfig, SpecialistConfig
+from mlx_router.config.schema import Config, SpecialistConfig
 from mlx_router.errors import ConfigError
 
 CONFIG_NAME = "mlx-router.toml"
@@ -55,20 +55,6 @@ def load_config(
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{found}: {error}") from error
     return parse_config(raw, home=home_path, path=found, text=text, known=known, ports=ports)
-
-
-def read_api_keys(security: SecurityConfig) -> tuple[str, ...]:
-    """Keys from the configuration and from its file, one a line; `#` begins a comment. Raises ConfigError."""
-    path = security.api_keys_file
-    if path is None:
-        return security.api_keys
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise ConfigError(f"security.api_keys_file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"security.api_keys_file {path} is not UTF-8 text") from error
-    return (*security.api_keys, *(line for line in lines if line and not line.startswith("#")))
 
 
 def parse_config(

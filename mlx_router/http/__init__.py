@@ -2,4 +2,5 @@
 
 exchange    as a client: an answer read to its end, a failure in words
 connection  as a server: a request that offers another protocol is still a request
+process     as a server: bind, drain, leave
 """

@@ -21,7 +21,6 @@ from mlx_router.config import (
 )
 from mlx_router.config.editor import json_schema
 from mlx_router.config.environment import launched_rank
-from mlx_router.config.keys import read_api_keys
 from mlx_router.errors import ConfigError
 from mlx_router.supervisor.known import known_names
 from tests.gateway_rig import ROOT
@@ -231,7 +230,7 @@ def test_keys_come_from_the_file_too(tmp_path: Path) -> None:
     security = SecurityConfig(api_keys=("zeroth",), api_keys_file=path)
     assert read_api_keys(security) == ("zeroth", "first", "é")
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match=r"api_keys_file .*keys\.txt is not UTF-8 text"):
+    with pytest.raises(ConfigError, match=r"api_keys_file .*keys\.txt: it is not UTF-8 text"):
         read_api_keys(security)
     path.unlink()
     with pytest.raises(ConfigError, match=r"api_keys_file .*keys\.txt: No such file"):
