@@ -14,9 +14,8 @@ import numpy.typing as npt
 from mlx_router.artifacts.meta import Meta
 from mlx_router.artifacts.store import RouterStore
 from mlx_router.config import EncoderConfig, home_dir
-from mlx_router.encoder.encoder import DIM, Encoder, load_encoder
-from mlx_router.encoder.weights import find_encoder, tuned_encoder
-from mlx_router.files import sha256_file
+from mlx_router.encoder.encoder import Encoder, load_encoder
+from mlx_router.encoder.weights import find_encoder
 from mlx_router.head.calibration import Calibration
 from mlx_router.head.classifier import Classifier
 from mlx_router.head.decision import Decision, Thresholds, decide
@@ -24,7 +23,6 @@ from mlx_router.head.lexical import LEXICAL_FILE, load_lexical
 from mlx_router.head.weights import load_version
 
 CACHE_ENTRIES = 4096
-TUNED_ENCODER = "encoder.safetensors"
 
 
 class Router:
@@ -74,7 +72,7 @@ class Router:
         )
         lexical = load_lexical(folder / LEXICAL_FILE, len(meta.domains)) if meta.lexical_weight else None
         classifier = Classifier(
-            encoder_of(folder, home, encoder), head, calibration, meta.domains, lexical, meta.lexical_weight
+            open_encoder(home, encoder), head, calibration, meta.domains, lexical, meta.lexical_weight
         )
         return cls(classifier, meta, version, notice)
 
@@ -119,19 +117,12 @@ class Router:
         return [found[prompt] for prompt in prompts]
 
 
-def encoder_of(folder: Path, home: Path, config: EncoderConfig) -> Encoder:
-    """The encoder that a version was trained with: its own fine-tuned one, else the published one."""
-    files = find_encoder(config.path)
-    tuned = folder / TUNED_ENCODER
-    if tuned.is_file():
-        files = tuned_encoder(tuned, sha256_file(tuned), files)
+def open_encoder(home: Path, config: EncoderConfig) -> Encoder:
+    """The published encoder as the configuration wants it, with its graph kept under `home`."""
     return load_encoder(
-        files,
+        find_encoder(config.path),
         runtime=config.runtime,
         dtype=config.dtype,
         threads=config.threads,
         cache=home / "cache" / "onnx",
     )
-
-
-__all__ = ["DIM", "Router", "encoder_of"]
