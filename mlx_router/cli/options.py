@@ -23,14 +23,6 @@ def encoder_config(config: Config, runtime: str | None, path: str | None) -> Enc
 
 def open_encoder(config: Config, runtime: str | None = None, path: str | None = None) -> Encoder:
     """The published encoder, on the runtime that options and configuration choose."""
-    from mlx_router.encoder.encoder import load_encoder
-    from mlx_router.encoder.weights import find_encoder
+    from mlx_router.head import router
 
-    chosen = encoder_config(config, runtime, path)
-    return load_encoder(
-        find_encoder(chosen.path),
-        runtime=chosen.runtime,
-        dtype=chosen.dtype,
-        threads=chosen.threads,
-        cache=config.home / "cache" / "onnx",
-    )
+    return router.open_encoder(config.home, encoder_config(config, runtime, path))

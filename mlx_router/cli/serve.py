@@ -107,31 +107,33 @@ def _load(
     ctx: click.Context, given: dict[str, int], free_ports: bool
 ) -> tuple[Config, Callable[[], Config], dict[str, int]]:
     """The configuration with every port known, how to read it again, and the ports that the file does not give."""
-    from mlx_router.config import home_dir, load_config
+    from mlx_router.cli.context import current_home
+    from mlx_router.config import load_config
+    from mlx_router.config.environment import with_ports
+    from mlx_router.config.parse import suggest
     from mlx_router.errors import ConfigError
     from mlx_router.supervisor.known import known_names
     from mlx_router.supervisor.ports import free_ports as find_ports
 
-    settings = ctx.find_root().obj
-    home = home_dir(settings["home"])
-    config = load_config(settings["config"], home, known=known_names(home), ports=given)
+    home = current_home(ctx)
+    config = load_config(ctx.find_root().obj["config"], home, known=known_names(home), ports=given)
     names = {"gateway": config.gateway.port, **{item.name: item.port for item in config.specialists}}
+    if unknown := sorted(set(given) - set(names)):
+        wrong = ", ".join(f"{name!r}{suggest(name, names)}" for name in unknown)
+        raise ConfigError(f"a port is given for what is not configured: {wrong}")
     open_names = [name for name, port in names.items() if port == 0 or (free_ports and name not in given)]
     fixed = {**given, **find_ports(open_names)}
     path = config.path
 
     def read() -> Config:
-        found = load_config(path, home, known=known_names(home))
-        present = {"gateway", *(item.name for item in found.specialists)}
-        again = {name: port for name, port in fixed.items() if name in present}
-        found = load_config(path, home, known=known_names(home), ports=again)
+        found = load_config(path, home, known=known_names(home), ports=fixed)
         if fresh := [item.name for item in found.specialists if item.port == 0]:
             raise ConfigError(
                 f"specialist {fresh[0]!r}: port 0 is chosen when serve starts; give it a port, or restart"
             )
         return found
 
-    return (read() if path else load_config(None, home, known=known_names(home), ports=fixed)), read, fixed
+    return with_ports(config, fixed), read, fixed
 
 
 def _read_ports(ports: tuple[str, ...]) -> dict[str, int]:

@@ -15,7 +15,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlx_router.config.parse import suggest
 from mlx_router.config.schema import Config
 from mlx_router.errors import ConfigError
 
@@ -75,7 +74,7 @@ def apply_environment(config: Config, ports: Mapping[str, int] | None = None) ->
     """`config` with what the environment adds. Raises ConfigError.
 
     Args:
-        ports: take precedence over $MLX_ROUTER_PORTS.
+        ports: take precedence over $MLX_ROUTER_PORTS, for the names that are configured too.
     """
     environ = os.environ
     security = config.security
@@ -95,12 +94,7 @@ def apply_environment(config: Config, ports: Mapping[str, int] | None = None) ->
         if item.api_key_env and not item.api_key
     )
     config = dataclasses.replace(config, security=security, upstreams=upstreams, notices=config.notices + notices)
-    from_variable = _read_ports(environ.get(PORTS, ""))
-    known = {"gateway", *(item.name for item in config.specialists)}
-    if unknown := sorted(set(ports or ()) - known):
-        wrong = ", ".join(f"{name!r}{suggest(name, known)}" for name in unknown)
-        raise ConfigError(f"a port is given for what is not configured: {wrong}")
-    return _with_ports(config, {**from_variable, **(ports or {})})
+    return with_ports(config, {**_read_ports(environ.get(PORTS, "")), **(ports or {})})
 
 
 def _read_ports(text: str) -> dict[str, int]:
@@ -113,7 +107,8 @@ def _read_ports(text: str) -> dict[str, int]:
     return ports
 
 
-def _with_ports(config: Config, ports: Mapping[str, int]) -> Config:
+def with_ports(config: Config, ports: Mapping[str, int]) -> Config:
+    """`config` with these ports, by name, in place of its own."""
     gateway = dataclasses.replace(config.gateway, port=ports.get("gateway", config.gateway.port))
     specialists = tuple(dataclasses.replace(item, port=ports.get(item.name, item.port)) for item in config.specialists)
     return dataclasses.replace(config, gateway=gateway, specialists=specialists)
@@ -128,4 +123,5 @@ __all__ = [
     "launched_rank",
     "search_path",
     "service_dirs",
+    "with_ports",
 ]

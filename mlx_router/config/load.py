@@ -43,7 +43,7 @@ def load_config(
     Args:
         known: adapters and domains that the file may refer to; without it such names are not looked up, and the file
             of keys is not read.
-        ports: in place of those of the file and of $MLX_ROUTER_PORTS.
+        ports: by name, in place of those of the file and of $MLX_ROUTER_PORTS; other names are passed over.
     """
     home_path = home_dir(home)
     found = find_config(path, home_path)

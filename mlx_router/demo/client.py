@@ -71,7 +71,6 @@ class Client:
         *,
         model: str = AUTO,
         max_tokens: int = 96,
-        on_headers: Callable[[Mapping[str, str]], None] = lambda headers: None,
         on_text: Callable[[str], None] = lambda text: None,
     ) -> Reply:
         """Ask and stream, greedily."""
@@ -88,7 +87,6 @@ class Client:
             if answer.status != 200:
                 await _document(answer)
             reply = Reply(headers={name.lower(): value for name, value in answer.headers.items()})
-            on_headers(reply.headers)
             async for line in answer.content:
                 if line.startswith(b"data:"):
                     _take(reply, line[5:].strip(), time.perf_counter() - began, on_text)

@@ -33,7 +33,7 @@ class EncoderFiles:
     tokenizer: Path
     model_sha256: str
     tokenizer_sha256: str
-    source: str  # "path", "package", "hub" or "version"
+    source: str  # "path", "package" or "hub"
 
     @cached_property
     def digest(self) -> str:
@@ -52,11 +52,6 @@ def find_encoder(path: Path | None = None) -> EncoderFiles:
     if spec is not None and spec.origin is not None:
         return _verified(Path(spec.origin).parent / "model", "package")
     return _verified(_from_hub(), "hub")
-
-
-def tuned_encoder(model: Path, model_sha256: str, base: EncoderFiles) -> EncoderFiles:
-    """The fine-tuned weights of a router version, with the published tokenizer."""
-    return EncoderFiles(model, base.tokenizer, model_sha256, base.tokenizer_sha256, "version")
 
 
 def _from_hub() -> Path:

@@ -55,7 +55,9 @@ def load_router(config: Config) -> RouterLike:
     """The active router version; mlx or onnx are imported here, on the router's thread."""
     from mlx_router.head.router import Router
 
-    return Router.load(home=config.home, encoder=config.encoder)
+    router = Router.load(home=config.home, encoder=config.encoder)
+    router.cache_entries = 0  # its thread keeps whole decisions
+    return router
 
 
 class Gateway:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,16 @@ import numpy.typing as npt
 from mlx_router.artifacts.meta import Meta
 from mlx_router.artifacts.store import RouterStore
 from mlx_router.config import EncoderConfig, home_dir
-from mlx_router.encoder.encoder import DIM, Encoder, load_encoder
-from mlx_router.encoder.weights import find_encoder, tuned_encoder
-from mlx_router.files import sha256_file
+from mlx_router.encoder.encoder import Encoder, load_encoder
+from mlx_router.encoder.weights import find_encoder
 from mlx_router.head.calibration import Calibration
 from mlx_router.head.classifier import Classifier
 from mlx_router.head.decision import Decision, Thresholds, decide
 from mlx_router.head.lexical import LEXICAL_FILE, load_lexical
 from mlx_router.head.weights import load_version
 
+CACHE_ENTRIES = 4096
 _Ranked = tuple[tuple[tuple[str, float], ...], float]  # labels with their scores, best first; evidence
-TUNED_ENCODER = "encoder.safetensors"
 
 
 class Router:
@@ -40,6 +40,8 @@ class Router:
             evidence=meta.evidence,
             fallback=meta.fallback,
         )
+        self.cache_entries = CACHE_ENTRIES  # 0 for a caller with a cache of its own
+        self._cache: OrderedDict[str, _Ranked] = OrderedDict()
 
     @classmethod
     def load(
@@ -75,7 +77,7 @@ class Router:
         )
         lexical = load_lexical(folder / LEXICAL_FILE, len(meta.domains)) if meta.lexical_weight else None
         classifier = Classifier(
-            encoder_of(folder, home, encoder), head, calibration, meta.domains, lexical, meta.lexical_weight
+            open_encoder(home, encoder), head, calibration, meta.domains, lexical, meta.lexical_weight
         )
         return cls(classifier, meta, version, notice)
 
@@ -108,31 +110,28 @@ class Router:
         ]
 
     def _ranked(self, prompts: Sequence[str]) -> list[_Ranked]:
-        """Labels with their scores, best first, and the evidence; equal prompts are classified once."""
-        if not prompts:
-            return []
-        unique = list(dict.fromkeys(prompts))
-        scored = self.classifier.classify(unique)
-        found: dict[str, _Ranked] = {}
-        for prompt, row, evidence in zip(unique, scored.probabilities, scored.evidence, strict=True):
-            order = np.argsort(-row, kind="stable")
-            found[prompt] = tuple((self.labels[i], float(row[i])) for i in order), float(evidence)
+        """Labels with their scores, best first, and the evidence; exact repeats come from an LRU cache."""
+        found = {prompt: self._cache[prompt] for prompt in prompts if prompt in self._cache}
+        fresh = list(dict.fromkeys(prompt for prompt in prompts if prompt not in found))
+        if fresh:
+            scored = self.classifier.classify(fresh)
+            for prompt, row, evidence in zip(fresh, scored.probabilities, scored.evidence, strict=True):
+                order = np.argsort(-row, kind="stable")
+                found[prompt] = tuple((self.labels[i], float(row[i])) for i in order), float(evidence)
+        for prompt in prompts:
+            self._cache[prompt] = found[prompt]
+            self._cache.move_to_end(prompt)
+        while len(self._cache) > self.cache_entries:
+            self._cache.popitem(last=False)
         return [found[prompt] for prompt in prompts]
 
 
-def encoder_of(folder: Path, home: Path, config: EncoderConfig) -> Encoder:
-    """The encoder that a version was trained with: its own fine-tuned one, else the published one."""
-    files = find_encoder(config.path)
-    tuned = folder / TUNED_ENCODER
-    if tuned.is_file():
-        files = tuned_encoder(tuned, sha256_file(tuned), files)
+def open_encoder(home: Path, config: EncoderConfig) -> Encoder:
+    """The published encoder as the configuration wants it, with its graph kept under `home`."""
     return load_encoder(
-        files,
+        find_encoder(config.path),
         runtime=config.runtime,
         dtype=config.dtype,
         threads=config.threads,
         cache=home / "cache" / "onnx",
     )
-
-
-__all__ = ["DIM", "Router", "encoder_of"]

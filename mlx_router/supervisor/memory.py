@@ -79,7 +79,8 @@ def check_memory(config: Config, available_bytes: int | None = None) -> list[Nee
 def base_folder(base: str, home: Path) -> Path | None:
     """Where a base's files are now; None where they are not on this disk."""
     if base == "demo":
-        return next((path for path in (home / "demo" / "base", home / "base" / "demo") if path.is_dir()), None)
+        folder = home / "demo" / "base"
+        return folder if folder.is_dir() else None
     path = Path(base).expanduser()
     if path.is_dir():
         return path

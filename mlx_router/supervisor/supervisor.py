@@ -112,10 +112,6 @@ class Supervisor:
                     loop.remove_signal_handler(number)
                 self.log.close()
 
-    def stop(self) -> None:
-        """Begin to drain."""
-        self._stop.set()
-
     def say(self, text: str) -> None:
         """One line for the operator and for serve.log."""
         self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())

@@ -51,10 +51,6 @@ class Corpus:
     files: tuple[Path, ...]
     sha256: tuple[str, ...]  # of the files' bytes, as they were read
 
-    def inside(self) -> list[Row]:
-        """Rows that have a label."""
-        return [row for row in self.rows if row.labels]
-
 
 def normalize(text: str) -> str:
     """NFC, Unix line ends, no trailing blanks."""

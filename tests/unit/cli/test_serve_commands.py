@@ -13,6 +13,7 @@ from rich.console import Console
 
 from mlx_router.cli import main
 from mlx_router.cli.status import table_of
+from mlx_router.config import Config, load_config
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,19 @@ def test_check_tells_what_would_be_served(tmp_path: Path) -> None:
     assert "built-in defaults: no problems" in result.output
     assert "no router version yet" in result.output
     assert "memory: hardware:" in result.output
+
+
+def test_the_configuration_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+
+    def read(*arguments: Any, **options: Any) -> Config:
+        reads.append(arguments)
+        return load_config(*arguments, **options)
+
+    monkeypatch.setattr("mlx_router.config.load_config", read)
+    (tmp_path / "mlx-router.toml").write_text("[gateway]\nport = 0\n")
+    assert run(tmp_path, "serve", "--check", "--free-ports").exit_code == 0
+    assert len(reads) == 1
 
 
 def test_an_invalid_file_is_one_error_with_every_problem(tmp_path: Path) -> None:

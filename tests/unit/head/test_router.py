@@ -34,4 +34,21 @@ def test_equal_prompts_are_classified_once_and_in_order() -> None:
     assert [decision.domain for decision in found] == ["sql", "rust", "sql"]
     assert router.route("sql").domain == "sql"
     assert router.route_many([]) == []
-    assert classifier.asked == [["sql", "rust"], ["sql"]]
+    assert classifier.asked == [["sql", "rust"]]
+
+
+def test_the_prompt_used_longest_ago_is_forgotten_first() -> None:
+    classifier: Any = Counting()
+    router = Router(classifier, META, "v0001")
+    router.cache_entries = 2
+    for prompt in ("a", "b", "a", "c", "a", "b"):
+        router.route(prompt)
+    assert classifier.asked == [["a"], ["b"], ["c"], ["b"]]
+
+
+def test_a_caller_with_its_own_cache_can_do_without() -> None:
+    classifier: Any = Counting()
+    router = Router(classifier, META, "v0001")
+    router.cache_entries = 0
+    assert [router.route("sql").domain for _ in range(2)] == ["sql", "sql"]
+    assert classifier.asked == [["sql"], ["sql"]]
