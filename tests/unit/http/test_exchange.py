@@ -21,6 +21,8 @@ CLOSE = (b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + BODY[:9], BODY[9:])
 def with_server(ask: Callable[[aiohttp.ClientSession, str], Awaitable[None]], *, pieces: tuple[bytes, ...]) -> None:
     """Run `ask` against a server whose answer leaves in these pieces, a moment apart."""
 
+    answers: list[asyncio.Task[None]] = []
+
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         for piece in pieces:
@@ -29,11 +31,15 @@ def with_server(ask: Callable[[aiohttp.ClientSession, str], Awaitable[None]], *,
             await asyncio.sleep(0.02)
         writer.close()
 
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers.append(asyncio.create_task(handle(reader, writer)))
+
     async def main() -> None:
-        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with server, aiohttp.ClientSession() as session:
             await ask(session, url)
+        await asyncio.gather(*answers, return_exceptions=True)
 
     asyncio.run(main())
 
