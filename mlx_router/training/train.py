@@ -97,7 +97,7 @@ def train_router(
             leaks=data.leaks,
             recipe=recipe.to_json(),
             encoder=encoder.files,
-            runtime=encoder.runtime.name,
+            runtime=encoder.arithmetic,
             metrics=figures,
             laps_s=clock.laps,
             wall_s=clock.wall_s(),
@@ -159,7 +159,7 @@ def _judge(
         encoder={
             "kind": "frozen",
             "sha256": encoder.files.model_sha256,
-            "trained_through": encoder.runtime.name,
+            "trained_through": encoder.arithmetic,
         },
         training={**recipe.to_json(), "split_seed": recipe.seed, "split": "80/10/10"},
         metrics={key: figures["test"][key] for key in ("n", "top1", "top3", "macro_f1", "weighted_f1", "ece")},

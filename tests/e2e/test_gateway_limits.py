@@ -159,7 +159,7 @@ def test_slow_readers_are_cut(rig: Rig) -> None:
     before = events(rig, "slow_client")
     body = json.dumps({"model": "base", "messages": [{"role": "user", "content": "x"}], "x_test": {"size": 40_000_000}})
     with connect(rig) as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: key-1\r\ncontent-length: {len(body)}\r\n\r\n"
         )
