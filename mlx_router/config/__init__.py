@@ -10,6 +10,7 @@ Search order: an explicit path, `./mlx-router.toml`, `$MLX_ROUTER_HOME/mlx-route
 
 from mlx_router.config.check import Known
 from mlx_router.config.environment import home_dir
+from mlx_router.config.keys import read_api_keys
 from mlx_router.config.load import CONFIG_NAME, find_config, load_config, parse_config
 from mlx_router.config.schema import (
     DTYPES,
@@ -41,4 +42,5 @@ __all__ = [
     "home_dir",
     "load_config",
     "parse_config",
+    "read_api_keys",
 ]

@@ -20,8 +20,7 @@ import aiohttp
 import psutil
 
 from mlx_router import __version__
-from mlx_router.config import Config
-from mlx_router.config.keys import read_api_keys
+from mlx_router.config import Config, read_api_keys
 from mlx_router.errors import ConfigError, RouterError
 from mlx_router.supervisor import record
 from mlx_router.supervisor.adapters import follow_adapters

@@ -9,10 +9,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from mlx_router.config import Config, Known, SpecialistConfig, find_config, load_config, parse_config
+from mlx_router.config import Config, Known, SpecialistConfig, find_config, load_config, parse_config, read_api_keys
 from mlx_router.config.editor import json_schema
 from mlx_router.config.environment import launched_rank
-from mlx_router.config.keys import read_api_keys
 from mlx_router.errors import ConfigError
 from mlx_router.supervisor.known import known_names
 from tests.gateway_rig import ROOT
