@@ -27,11 +27,12 @@ class Driver:
     base: Base
     adapters: Path  # directories by name
     slots: int = 4  # besides the base's
+    expert_slots: int = 4
     limits: Limits = field(default_factory=lambda: Limits(prefill_step=16, prompt_cache_bytes=2**26))
     events: list[tuple[str, Event]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.bank = AdapterBank(self.base.model, slots=self.slots + 1, max_rank=4)
+        self.bank = AdapterBank(self.base.model, slots=self.slots + 1, max_rank=4, expert_slots=self.expert_slots)
         self.now = time.monotonic()
         self.core = EngineCore(
             self.base,

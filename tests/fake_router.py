@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ THRESHOLDS = Thresholds(per_label=dict.fromkeys(LABELS, 0.5), out_of_domain=0.2)
 
 
 class FakeRouter:
-    """A word of a prompt is worth 0.9 for its domain; the last word wins; "perhaps" leaves everything at 0.3."""
+    """A word of a prompt is worth 0.9 for its domain; the last word wins; "perhaps" leaves everything at 0.3.
+
+    A text "until PATH" is encoded when PATH is there.
+    """
 
     def __init__(self, home: Path) -> None:
         self.version, self.notice = RouterStore(home).serving()
@@ -33,6 +37,8 @@ class FakeRouter:
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         rows = []
         for text in texts:
+            while text.startswith("until ") and not Path(text.removeprefix("until ")).exists():
+                time.sleep(0.01)
             seed = int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:4], "big")
             row = np.random.default_rng(seed).standard_normal(384).astype(np.float32)
             rows.append(row / np.linalg.norm(row))

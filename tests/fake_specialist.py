@@ -1,7 +1,7 @@
 """A specialist for tests: the real HTTP surface, canned words, and faults on demand. `python -m tests.fake_specialist`.
 
 A request body may carry `x_test`, which the gateway passes through like any field it does not know:
-    {"status": 429, "retry_after": "2"}   answer with this status
+    {"status": 429, "retry_after": "2"}   answer with this status; "code": of the error; "model": only for this one
     {"die_after": 3}                      stream three events, then kill this process's connection
     {"hold": "name"}                      wait for POST /control {"release": "name"} before the first byte
     {"hold_after": 2, "hold": "name"}     the same, after two events
@@ -9,7 +9,8 @@ A request body may carry `x_test`, which the gateway passes through like any fie
     {"raw": "base64…", "cut": 7}          stream these bytes, whatever they are
     {"cut": 7}                            write a stream in pieces of seven bytes
     {"size": 1000000}                     characters of content
-POST /control also takes {"ready": false}, {"full": true}, {"adapters": {name: state}}, {"drop_idle": true}.
+POST /control also takes {"ready": false}, {"full": true}, {"adapters": {name: state}}, and {"split": true}: every JSON
+answer leaves in two packets.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class FakeSpecialist:
         self.adapters = adapters
         self.ready = True
         self.full = False
+        self.split = False
         self.running = 0
         self.gates: dict[str, asyncio.Event] = {}
         self.seen: list[dict[str, Any]] = []
@@ -53,9 +55,10 @@ class FakeSpecialist:
             }
         )
         model = body.get("model")
-        if (status := test.get("status")) and test.get("only") in (None, self.name):
+        mine = test.get("only") in (None, self.name) and test.get("model") in (None, model)
+        if (status := test.get("status")) and mine:
             headers = {"retry-after": test["retry_after"]} if "retry_after" in test else {}
-            return error(status, "as asked", headers)
+            return error(status, "as asked", headers, test.get("code"))
         if self.full:
             return error(429, "the queue is full", {"retry-after": "1"})
         if model not in ("base", *self.adapters):
@@ -149,7 +152,7 @@ class FakeSpecialist:
 
     async def control(self, request: web.Request) -> web.Response:
         body = await request.json()
-        for name in ("ready", "full"):
+        for name in ("ready", "full", "split"):
             if name in body:
                 setattr(self, name, body[name])
         if "adapters" in body:
@@ -203,13 +206,29 @@ class FakeSpecialist:
         return web.json_response({"object": "list", "data": []})
 
 
-def error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    body = {"error": {"message": message, "type": "server_error", "param": None, "code": f"fake_{status}"}}
+def error(status: int, message: str, headers: dict[str, str] | None = None, code: str | None = None) -> web.Response:
+    body = {"error": {"message": message, "type": "server_error", "param": None, "code": code or f"fake_{status}"}}
     return web.json_response(body, status=status, headers=headers)
 
 
 def application(fake: FakeSpecialist) -> web.Application:
-    app = web.Application(client_max_size=2**26, handler_args={"handler_cancellation": True})
+    @web.middleware
+    async def in_two_packets(request: web.Request, handler: Any) -> web.StreamResponse:
+        whole = await handler(request)
+        if not fake.split or not isinstance(whole, web.Response):
+            return whole
+        assert isinstance(whole.body, bytes)
+        halves = web.StreamResponse(status=whole.status, headers=whole.headers)
+        halves.content_length = len(whole.body)
+        await halves.prepare(request)
+        await halves.write(whole.body[:9])
+        await asyncio.sleep(0.02)
+        await halves.write(whole.body[9:])
+        return halves
+
+    app = web.Application(
+        client_max_size=2**26, handler_args={"handler_cancellation": True}, middlewares=[in_two_packets]
+    )
     app.router.add_post("/v1/chat/completions", fake.complete)
     app.router.add_post("/v1/completions", fake.complete)
     app.router.add_post("/v1/load_lora_adapter", fake.load)

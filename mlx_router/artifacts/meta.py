@@ -25,6 +25,7 @@ class Meta:
     calibration: Mapping[str, Any] | None = None  # slope, offset: a list each
     thresholds: Mapping[str, float] = field(default_factory=dict)
     out_of_domain: float = 0.05
+    evidence: float | None = None  # what the best logit must reach
     fallback: str = "general"
     lexical_weight: float = 0.0  # of lexical.safetensors; 0 where there is none
     encoder: Mapping[str, Any] = field(default_factory=dict)  # kind, sha256, runtime it was trained through
@@ -44,6 +45,7 @@ class Meta:
             "calibration": self.calibration,
             "thresholds": dict(self.thresholds),
             "out_of_domain": self.out_of_domain,
+            "evidence": self.evidence,
             "fallback": self.fallback,
             "lexical_weight": self.lexical_weight,
             "encoder": dict(self.encoder),
@@ -70,6 +72,7 @@ def read_meta(folder: Path) -> Meta:
         "calibration",
         "thresholds",
         "out_of_domain",
+        "evidence",
         "fallback",
         "lexical_weight",
         "encoder",

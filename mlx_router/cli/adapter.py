@@ -263,6 +263,8 @@ def pin(ctx: click.Context, name: str, off: bool, at: str, as_json: bool) -> Non
 
     registry = Registry(current_home(ctx))
     item = registry.find(name)
+    if item.status == "quarantined" and not off:
+        raise AdapterQuarantined(f"{name} is quarantined: {item.reason}; `mlx-router adapter release {name}` ends that")
     replies = _everywhere(up(_places(ctx, item, at)), "pin", {"lora_name": name, "pinned": not off})
     registry.pin(name, not off)
     where = ", ".join(reply["specialist"] for reply in replies) or "no server runs; it holds from the next start"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from mlx_router.training.corpus import Corpus
+    from mlx_router.training.corpus import Corpus, Row
 
 DATA = click.option(
     "--data", "data", metavar="DIR", help="Folder of <label>.jsonl files (default: the shipped corpus)."
@@ -28,17 +29,28 @@ def corpus() -> None:
 @corpus.command()
 @DATA
 @click.option("--fast", is_flag=True, help="Skip the comparison of meanings, which needs the encoder.")
+@click.option(
+    "--apart",
+    "files",
+    metavar="FILE",
+    multiple=True,
+    help="Evaluation file that no row may resemble (default: eval/*.jsonl beside the corpus).",
+)
 @click.pass_context
-def check(ctx: click.Context, data: str | None, fast: bool) -> None:
+def check(ctx: click.Context, data: str | None, fast: bool, files: tuple[str, ...]) -> None:
     """Refuse duplicates, leaks, mojibake, wrong tags, personal data and templates, with file and line."""
     from mlx_router.errors import CorpusError
     from mlx_router.training.checks import check_rows
+    from mlx_router.training.evaluate import eval_rows
 
     found = _read(data)
-    problems = check_rows(found.rows, None if fast else _embed(ctx, found))
+    beside = found.files[0].parent.parent / "eval"
+    paths = [Path(file).expanduser() for file in files] or sorted(beside.glob("*.jsonl"))
+    apart = [row for path in paths for row in eval_rows(path, found.labels)]
+    problems = check_rows(found.rows, None if fast else _embed(ctx, [*found.rows, *apart]), apart)
     if problems:
         raise CorpusError.from_problems("the corpus is not fit to learn from", problems)
-    click.echo(f"{len(found.rows)} rows, {len(found.labels)} labels: no problem found")
+    click.echo(f"{len(found.rows)} rows, {len(found.labels)} labels, {len(apart)} prompts kept apart: no problem found")
 
 
 @corpus.command()
@@ -50,7 +62,7 @@ def stats(ctx: click.Context, data: str | None, as_json: bool) -> None:
     from mlx_router.training.stats import label_stats
 
     found = _read(data)
-    figures = label_stats(found, _embed(ctx, found))
+    figures = label_stats(found, _embed(ctx, found.rows))
     if as_json:
         echo_json(figures)
         return
@@ -73,7 +85,7 @@ def _read(data: str | None) -> Corpus:
     return read_corpus(Path(data).expanduser() if data else resources.corpus_dir())
 
 
-def _embed(ctx: click.Context, found: Corpus) -> npt.NDArray[np.float32]:
+def _embed(ctx: click.Context, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
     from mlx_router.cli.options import open_encoder
     from mlx_router.cli.progress import RichProgress
     from mlx_router.training.embeddings import EmbeddingCache
@@ -82,4 +94,4 @@ def _embed(ctx: click.Context, found: Corpus) -> npt.NDArray[np.float32]:
     encoder = open_encoder(config)
     with RichProgress() as progress:
         cache = EmbeddingCache(config.home / "cache" / "embeddings", encoder)
-        return cache.embed([row.text for row in found.rows], progress.encoding(len(found.rows)))
+        return cache.embed([row.text for row in rows], progress.encoding(len(rows)))

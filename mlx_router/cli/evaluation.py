@@ -17,7 +17,7 @@ def evaluate_file(router: Router, path: Path) -> dict[str, Any]:
     from mlx_router.training.evaluate import evaluate, read_eval_set
 
     data = read_eval_set(path, router.labels)
-    scores = router.classifier.classify(data.texts)
+    scores = router.classifier.classify(data.texts).probabilities
     truth = metrics.Truth.build(data.answers, data.langs, router.labels)
     figures = evaluate(scores, truth, router.labels)
     decisions = router.route_many(list(data.texts))

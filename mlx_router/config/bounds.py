@@ -61,10 +61,15 @@ def size_bytes(text: str) -> int | None:
 
 
 NAME = Pattern(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", "letters, digits, dots, dashes and underscores")
+ORIGIN = Pattern(
+    r"^[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$",
+    "an origin as browsers send it, like https://app.example or http://localhost:3000, without a path or '*'",
+)
 URL = Pattern(r"^https?://[^/\s?#]+(/[^\s?#]*)?$", "an http:// or https:// address")
 
 Name = Annotated[str, NAME]
 Url = Annotated[str, URL]
+Origin = Annotated[str, ORIGIN]
 Port = Annotated[int, Range(0, 65535)]  # 0: a free one, chosen at the start
 Count = Annotated[int, Range(1)]
 CountOrNone = Annotated[int, Range(0)]  # 0: no bound, or chosen

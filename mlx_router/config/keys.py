@@ -14,6 +14,6 @@ def read_api_keys(security: SecurityConfig) -> tuple[str, ...]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"security.api_keys_file cannot be read: {path}: {reason}") from error
     return (*security.api_keys, *(line for line in lines if line and not line.startswith("#")))

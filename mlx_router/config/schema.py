@@ -16,6 +16,7 @@ from mlx_router.config.bounds import (
     Fraction,
     FromEnvironment,
     Name,
+    Origin,
     Port,
     Seconds,
     SecondsOrNone,
@@ -40,7 +41,7 @@ class GatewayConfig:
     drain_timeout_s: SecondsOrNone = 30.0  # for running answers after SIGTERM
     probe_interval_s: Seconds = 2.0  # between two looks at an upstream's health
     cache_size: CountOrNone = 4096  # decisions kept for prompts seen before
-    conversations: CountOrNone = 10_000  # remembered, so that they stay with their specialist
+    conversations: CountOrNone = 10_000  # their turns remembered, so that they stay with their specialist
     decisions: CountOrNone = 500  # kept in memory for the page
     decision_log_bytes: Bytes = 64 * 2**20  # of one file of the decision log
     decision_log_files: Count = 5
@@ -49,7 +50,7 @@ class GatewayConfig:
     idle_timeout_s: Seconds = 60.0  # between two bytes of a stream
     total_timeout_s: Seconds = 900.0  # a whole answer
     log_prompts: bool = False  # prompt text in the decision log
-    cors_origins: tuple[str, ...] = ()  # pages of other sites that may call
+    cors_origins: tuple[Origin, ...] = ()  # pages of other sites that may call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,10 +17,11 @@ from mlx_router.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from mlx_router.gateway.probe import describe
+from mlx_router.gateway.probe import ANSWER_BYTES
 from mlx_router.gateway.service import Gateway
 from mlx_router.gateway.status import redact, without_places
 from mlx_router.gateway.upstreams import Endpoint
+from mlx_router.http.exchange import describe, read_whole
 
 ACTIONS = ("load_lora_adapter", "unload_lora_adapter", "pin_lora_adapter")
 TIMEOUT_S = 120.0
@@ -83,7 +84,7 @@ async def _post(
         async with gateway.session.post(
             f"{endpoint.url}/v1/{action}", data=json.dumps(payload), headers=headers, timeout=timeout
         ) as response:
-            answer = json.loads(await response.content.read(2**20))
+            answer = json.loads(await read_whole(response, ANSWER_BYTES))
             return response.status, answer if isinstance(answer, dict) else {}
     except TimeoutError as error:
         raise UpstreamTimeout(f"{endpoint.pool} did not answer within {TIMEOUT_S:g} s") from error

@@ -13,7 +13,7 @@ from mlx_router.gateway import policy
 from mlx_router.gateway.conversations import Thread
 from mlx_router.gateway.policy import Needs, Plan
 from mlx_router.gateway.service import Gateway, Setup
-from mlx_router.gateway.wish import Wish, conversation_key, prompt_text, wish_of
+from mlx_router.gateway.wish import Wish, conversation_keys, prompt_text, wish_of
 from mlx_router.head.decision import UNAVAILABLE, Decision
 
 
@@ -24,8 +24,9 @@ class Choice:
     plan: Plan
     requested: str  # the model that the client named
     wish: Wish
-    key: object = None  # of the conversation
-    endpoint: str | None = None  # that has its cache
+    key: object = None  # of the conversation with this turn
+    prefix: object = None  # names what its prompt begins with
+    endpoint: str | None = None  # that has either in its cache
     cached: bool = False
     sticky: bool = False
     waited_s: float = 0.0  # for the router
@@ -42,13 +43,17 @@ async def choose(
 ) -> Choice:
     """Plan a chat or plain completion. Raises InvalidRequest, ModelNotFound, AdapterQuarantined, Overloaded."""
     needs = policy.needs_of(body, size_bytes)
-    key: object = None
+    known = key = prefix = None  # the conversation before this turn, with it, and its prompt's beginning
     messages: list[Any] = []
     if path == "/chat/completions":
         messages = messages_of(body)
-        key = _conversation(body, headers) or conversation_key(messages)
-    thread = gateway.conversations.get(key) if key is not None else None
-    endpoint = thread.endpoint if thread is not None else None
+        known = key = _conversation(headers)
+        if key is None:
+            known, key = conversation_keys(messages)
+        prefix = _prefix(body)
+    thread = gateway.conversations.get(known)
+    place = thread or gateway.conversations.get(prefix)
+    endpoint = place.endpoint if place is not None else None
     if not policy.automatic(model):
         plan = policy.plan_explicit(
             str(model),
@@ -57,11 +62,10 @@ async def choose(
             adapter_state=setup.fleet.adapter_state(str(model)),
             router=gateway.router.status.version,
         )
-        return Choice(plan=plan, requested=str(model), wish=Wish(""), key=key, endpoint=endpoint)
+        return Choice(plan=plan, requested=str(model), wish=Wish(""), key=key, prefix=prefix, endpoint=endpoint)
     wish = wish_of(messages) if messages else Wish(prompt_text(body.get("prompt")))
-    follows = len(messages) > 1 or isinstance(key, str)
-    choice = await choose_for(gateway, setup, wish, thread if follows else None, needs)
-    choice.key, choice.endpoint, choice.requested = key, endpoint, model or "auto"
+    choice = await choose_for(gateway, setup, wish, thread, needs)
+    choice.key, choice.prefix, choice.endpoint, choice.requested = key, prefix, endpoint, model or "auto"
     return choice
 
 
@@ -120,10 +124,15 @@ def messages_of(body: dict[str, Any]) -> list[Any]:
     return messages
 
 
-def _conversation(body: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The name that the client gives its conversation: x-conversation-id, or OpenAI's prompt_cache_key."""
+def _conversation(headers: Iterable[tuple[bytes, bytes]]) -> object:
+    """The name that the client gives its conversation, or None."""
     for name, value in headers:
         if name == b"x-conversation-id" and value:
-            return value[:200].decode("latin-1")
+            return value[:200]
+    return None
+
+
+def _prefix(body: dict[str, Any]) -> object:
+    """OpenAI's prompt_cache_key: what it names is in one server's cache. Many conversations may share it."""
     named = body.get("prompt_cache_key")
     return named[:200] if isinstance(named, str) and named else None

@@ -1,4 +1,8 @@
-"""Which conversation is with which domain and endpoint. Bounded, least recently used out first."""
+"""Which conversation is with which domain and endpoint. Bounded, least recently used out first.
+
+A key is a name that the client gives (bytes: a conversation, str: what its prompt begins with), a hash of the turns so
+far (int), or None, of which nothing is remembered.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,8 @@ class Conversations:
 
     def put(self, key: object, thread: Thread) -> None:
         """Remember where a conversation is now."""
+        if key is None:
+            return
         self._threads[key] = thread
         self._threads.move_to_end(key)
         if len(self._threads) > self._capacity:

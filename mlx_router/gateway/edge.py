@@ -33,6 +33,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HOT = {"/v1/chat/completions": "/chat/completions", "/v1/completions": "/completions"}
+COUNTED = frozenset({"/v1/embeddings", "/v1/route"})  # not hot, and bounded by max_requests all the same
 DISCARD_BYTES = 64 * 2**20  # of a body that is too large
 DISCARD_S = 2.0
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -59,10 +60,10 @@ class Edge:
         try:
             if path not in security.PUBLIC and not self._is_static(path):
                 self._gateway.setup.guard.check(headers, method)
-            if path not in HOT:
+            if path not in HOT and path not in COUNTED:
                 await self._app(scope, receive, _with_request_id(send, request_id))
                 return
-            if method != "POST":
+            if path in HOT and method != "POST":
                 await send_json(send, 405, envelope.status_body(405, "use POST"), [(b"allow", b"POST")], request_id)
                 return
             if self._gateway.active >= self._gateway.setup.config.gateway.max_requests:
@@ -77,7 +78,13 @@ class Edge:
         if connection is not None and task is not None:
             connection.watch(task)
         try:
-            await self._complete(HOT[path], headers, request_id, receive, send, connection)
+            if path in HOT:
+                await self._complete(HOT[path], headers, request_id, receive, send, connection)
+            else:
+                await self._app(scope, receive, _with_request_id(send, request_id))
+        except asyncio.CancelledError:
+            if connection is None or not connection.lost:
+                raise
         finally:
             self._gateway.active -= 1
             if connection is not None and task is not None:
@@ -90,12 +97,13 @@ class Edge:
         gateway = self._gateway
         setup = gateway.setup  # the same one throughout, whatever is reloaded meanwhile
         started = time.perf_counter()
-        now = asyncio.get_running_loop().time()
+        began = asyncio.get_running_loop().time()
         choice: Choice | None = None
         job: Job | None = None
         error: BaseException | None = None
         try:
             raw = await read_body(headers, receive, setup.config.gateway.body_limit_bytes)
+            read_at = time.perf_counter()
             body = decode(raw)
             choice = await choose(gateway, setup, path, body, model_of(body), len(raw), headers)
             passed, authorization = _upstream_headers(headers, request_id)
@@ -109,7 +117,8 @@ class Edge:
                 headers=passed,
                 authorization=authorization,
                 plan=choice.plan,
-                started=now,
+                started=began,
+                read_at=read_at,
                 conversation=choice.endpoint,
                 extra_headers=[(b"x-request-id", request_id.encode())],
             )

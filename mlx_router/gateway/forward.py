@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
+import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from mlx_router.errors import RouterError, UpstreamUnavailable
+from mlx_router.errors import Overloaded, RouterError, SlotsBusy, UpstreamUnavailable
 from mlx_router.gateway.body import with_model
 from mlx_router.gateway.policy import Plan, substituted
 from mlx_router.gateway.probe import Prober
@@ -36,7 +38,8 @@ class Job:
     headers: dict[str, str]  # for the endpoint, without authorization
     authorization: str  # for our specialists only
     plan: Plan
-    started: float  # loop time
+    started: float  # loop time at which the request began to come
+    read_at: float  # time.perf_counter() when all of it was there; a loop's time stands still between two waits
     conversation: str | None = None  # key of the endpoint that has its cache
     extra_headers: Headers = field(default_factory=list)
 
@@ -46,11 +49,16 @@ class Job:
     adapter: str = "-"
     specialist: str = "-"
     notes: list[str] = field(default_factory=list)
-    retries: int = 0
-    sent_at: float = 0.0  # loop time
+    attempts: int = 0
+    sent_at: float = 0.0  # time.perf_counter()
     status: int = 0
     answer: Answer | None = None
     begun: bool = False  # the client has got the status line
+
+    @property
+    def retries(self) -> int:
+        """Attempts after the first."""
+        return max(0, self.attempts - 1)
 
     def __post_init__(self) -> None:
         self.decision = self.plan.decision
@@ -66,7 +74,10 @@ class Forwarder:
         self._prober = prober
 
     async def run(self, job: Job, fleet: Fleet, send: Send) -> None:
-        """Answer the client. Raises UpstreamUnavailable where nothing can; nothing has been sent then."""
+        """Answer the client. Raises UpstreamUnavailable where nothing can, Overloaded where all are merely full.
+
+        Nothing has been sent then.
+        """
         tried: frozenset[str] = frozenset()
         sent = 0
         held: tuple[Answer, Endpoint, Step] | None = None
@@ -84,29 +95,34 @@ class Forwarder:
                 if answer.kind == "sent":
                     return
                 sent += answer.reached
-                job.retries += 1
                 if answer.kind == "failed":
                     tried |= {endpoint.key}
                     failure, held = answer.error or UpstreamUnavailable("no answer"), None
                     _note(job, f"{endpoint.pool}: {failure.message}")
-                    if answer.reached and failure.status != 504:
-                        again = again or (step, endpoint)
-                    if failure.status != 504:
+                    if failure.status == 504:
+                        if answer.reached and endpoint.state == "up" and await self._prober.check(endpoint):
+                            # It is still at work; elsewhere the same work would be done a second time.
+                            job.decision = substituted(job.decision)
+                            raise failure
+                    else:
+                        if answer.reached:
+                            again = again or (step, endpoint)
                         endpoint.failure(failure.message)
                     self._prober.wake(endpoint)
                     continue
                 held = (answer, endpoint, step)
-                if answer.status in _ADAPTER_REFUSED:
-                    _note(job, f"{endpoint.pool} refuses adapter {step.adapter} ({answer.status})")
-                    self._prober.wake(endpoint)
-                    break
-                tried |= {endpoint.key}
-                _note(job, f"{endpoint.pool} is {'full' if answer.status == 429 else 'not available'}")
                 if answer.status == 429:
+                    tried |= {endpoint.key}
+                    _note(job, f"{endpoint.pool} is full")
                     endpoint.overloaded(_retry_after_s(answer))
-                else:
-                    endpoint.failure(f"it answers {answer.status}")
-                    self._prober.wake(endpoint)
+                    continue
+                self._prober.wake(endpoint)
+                if _refuses_adapter(job.plan, step, answer):
+                    _note(job, f"{endpoint.pool} refuses adapter {step.adapter} ({answer.status})")
+                    break
+                # One request's failure: whether the endpoint is down is for its probe to say.
+                tried |= {endpoint.key}
+                _note(job, f"{endpoint.pool} is not available ({answer.status})")
         if held is None and again is not None and sent < MAX_SENT and await self._prober.check(again[1]):
             # Nobody else can answer and the endpoint is back, or never was away: an idle connection was cut.
             answer = await self._attempt(job, *again, False, send)
@@ -119,6 +135,8 @@ class Forwarder:
         job.decision = substituted(job.decision)
         if failure is not None and failure.status == 504:
             raise type(failure)(failure.message)
+        if failure is None and (wait_s := fleet.full_for_s(job.plan.steps)) is not None:
+            raise Overloaded("every server that can answer this request is full", retry_after_s=wait_s)
         why = "; ".join(job.notes) or "no upstream is configured for it"
         raise UpstreamUnavailable(f"nothing can answer this request: {why}", retry_after_s=1.0)
 
@@ -139,7 +157,10 @@ class Forwarder:
             self._settle(job, step, endpoint, substitute, answer)
             return self._headers(job)
 
-        job.sent_at = asyncio.get_running_loop().time()
+        # One of ours computes an answer in one piece for minutes, and has a watchdog, a time-out and a health check.
+        patient = endpoint.kind == "specialist" and not job.body.get("stream")
+        job.attempts += 1
+        job.sent_at = time.perf_counter()
         answer = await self._relay.run(
             Attempt(
                 endpoint=endpoint,
@@ -149,6 +170,7 @@ class Forwarder:
                 started=job.started,
                 hold=hold,
                 begin=begin,
+                alive=partial(self._prober.check, endpoint) if patient else None,
             ),
             send,
         )
@@ -203,6 +225,21 @@ def _ascii(text: str) -> bytes:
 def _note(job: Job, text: str) -> None:
     if text and text not in job.notes:
         job.notes.append(text)
+
+
+def _refuses_adapter(plan: Plan, step: Step, answer: Answer) -> bool:
+    """Whether the base of the same specialist may still answer."""
+    if step.adapter is None or plan.strict:
+        return False
+    return answer.status in _ADAPTER_REFUSED or _error_code(answer) == SlotsBusy.code
+
+
+def _error_code(answer: Answer) -> str:
+    """The `code` of a held answer's envelope; empty where it has none."""
+    try:
+        return str(json.loads(answer.body)["error"]["code"])
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 def _retry_after_s(answer: Answer) -> float:

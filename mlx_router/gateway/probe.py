@@ -11,16 +11,17 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 
 from mlx_router.gateway.upstreams import Endpoint, Fleet
+from mlx_router.http.exchange import describe, read_whole
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
+ANSWER_BYTES = 2**22  # of a listing at most
 DOWN_INTERVAL_S = 0.5  # between two looks at an endpoint that is down, at most
 
 
@@ -35,7 +36,6 @@ class Prober:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake: dict[str, asyncio.Event] = {}
         self._checks: dict[str, asyncio.Task[bool]] = {}
-        self.on_change: Callable[[Endpoint], None] = lambda endpoint: None
 
     def watch(self, fleet: Fleet) -> None:
         """Probe the endpoints of this fleet and no others."""
@@ -79,7 +79,7 @@ class Prober:
             event.clear()
 
     async def _check(self, endpoint: Endpoint) -> bool:
-        before = endpoint.state, endpoint.reason, endpoint.adapters
+        before = endpoint.state, endpoint.reason
         try:
             if endpoint.kind == "specialist":
                 await self._check_specialist(endpoint)
@@ -88,10 +88,8 @@ class Prober:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             endpoint.state, endpoint.reason = "down", describe(error)
         endpoint.checked_at = time.time()
-        if (endpoint.state, endpoint.reason) != before[:2]:
+        if (endpoint.state, endpoint.reason) != before:
             log.info("event=upstream pool=%s state=%s reason=%r", endpoint.pool, endpoint.state, endpoint.reason)
-        if (endpoint.state, endpoint.reason, endpoint.adapters) != before:
-            self.on_change(endpoint)
         return endpoint.state == "up"
 
     async def _check_specialist(self, endpoint: Endpoint) -> None:
@@ -141,24 +139,9 @@ class Prober:
         ) as response:
             if response.status not in statuses:
                 raise ValueError(f"it answers {response.status}")
-            raw = await response.content.read(2**20)
+            raw = await read_whole(response, ANSWER_BYTES)
             body = json.loads(raw) if raw else {}
             return response.status, body if isinstance(body, dict) else {}
-
-
-def describe(error: BaseException) -> str:
-    """A failure without addresses."""
-    if isinstance(error, TimeoutError):
-        return f"no answer within {TIMEOUT_S:g} s"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "its name cannot be resolved"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "connection refused" if isinstance(error.os_error, ConnectionRefusedError) else "cannot be reached"
-    if isinstance(error, json.JSONDecodeError):
-        return "it does not speak JSON"
-    if type(error) is ValueError:
-        return str(error)
-    return "the connection broke off"
 
 
 def _not_ready(ready: dict[str, Any]) -> str:

@@ -53,10 +53,10 @@ def record(
         metrics.events["retries"] += job.retries
     if job is not None and job.answer is not None and choice is not None:
         answer = job.answer
-        overhead_s = max(0.0, job.sent_at - job.started - choice.waited_s)
         if not job.retries:
+            overhead_s = max(0.0, job.sent_at - job.read_at - choice.waited_s)
             metrics.overhead.observe(overhead_s)
-        if job.begun:
+        if job.begun and answer.kind == "sent":
             first_byte_s = answer.first_byte_s
             metrics.first_byte.observe(first_byte_s)
         prompt_tokens, completion_tokens = answer.prompt_tokens, answer.completion_tokens
@@ -64,9 +64,10 @@ def record(
             metrics.tokens[("prompt", domain, adapter)] += prompt_tokens
         if completion_tokens:
             metrics.tokens[("completion", domain, adapter)] += completion_tokens
-        if job.endpoint is not None and choice.key is not None and status < 400:
+        if job.endpoint is not None and status < 400:
             explicit = reason == EXPLICIT and domain == GENERAL
             gateway.conversations.put(choice.key, Thread("" if explicit else domain, job.endpoint.key))
+            gateway.conversations.put(choice.prefix, Thread("", job.endpoint.key))
     wish = choice.wish if choice is not None else None
     line = _LINE % (
         time.time(),

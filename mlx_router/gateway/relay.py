@@ -19,10 +19,12 @@ from yarl import URL
 from mlx_router.config import GatewayConfig
 from mlx_router.errors import RouterError, UpstreamTimeout, UpstreamUnavailable
 from mlx_router.gateway.upstreams import Endpoint
+from mlx_router.http.exchange import describe, read_whole
 from mlx_router.protocol import sse
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Alive = Callable[[], Awaitable[bool]]
 
 MAX_ANSWER_BYTES = 64 * 2**20  # of an answer that is not a stream
 MAX_EVENT_BYTES = 4 * 2**20  # an event that never ends is passed on in pieces from here
@@ -75,16 +77,25 @@ class Timeouts:
 
 
 class _Clock:
-    """The deadline of an attempt: to the first byte, then between two bytes, never beyond the total."""
+    """The deadline of an attempt: to the first byte, then between two bytes, never beyond the total.
 
-    def __init__(self, timeouts: Timeouts, started: float) -> None:
+    With `alive` a first byte that does not come is no failure as long as that says yes, asked once each
+    `first_byte_s`.
+    """
+
+    def __init__(self, timeouts: Timeouts, started: float, alive: Alive | None = None) -> None:
         self._timeouts = timeouts
         self._loop = asyncio.get_running_loop()
         self._end = started + timeouts.total_s
         self._marked = self._loop.time()
         self._began = self._marked
         self.phase = "first_byte"
-        self.limit = asyncio.timeout_at(min(self._marked + timeouts.first_byte_s, self._end))
+        first_byte = self._end if alive is not None else self._marked + timeouts.first_byte_s
+        self.limit = asyncio.timeout_at(min(first_byte, self._end))
+        self._next_look: asyncio.TimerHandle | None = None
+        self._look: asyncio.Task[None] | None = None
+        if alive is not None:
+            self._look_later(alive)
 
     def heard(self) -> None:
         """A byte came, or was taken by the client."""
@@ -93,6 +104,25 @@ class _Clock:
             return
         self.phase, self._marked = "idle", now
         self.limit.reschedule(min(now + self._timeouts.idle_s, self._end))
+
+    def stop(self) -> None:
+        """The attempt is over."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+        if self._look is not None:
+            self._look.cancel()
+
+    def _look_later(self, alive: Alive) -> None:
+        def look() -> None:
+            self._look = asyncio.ensure_future(self._look_now(alive))
+
+        self._next_look = self._loop.call_later(self._timeouts.first_byte_s, look)
+
+    async def _look_now(self, alive: Alive) -> None:
+        if await alive():
+            self._look_later(alive)
+        elif not self.limit.expired():
+            self.limit.reschedule(self._loop.time())
 
     def elapsed(self) -> float:
         """Seconds since the attempt began."""
@@ -104,7 +134,7 @@ class _Clock:
         if now >= self._end:
             return UpstreamTimeout(f"total time-out: the answer took more than {self._timeouts.total_s:g} s")
         if self.phase == "first_byte":
-            return UpstreamTimeout(f"first-byte time-out: nothing came for {self._timeouts.first_byte_s:g} s")
+            return UpstreamTimeout(f"first-byte time-out: nothing came for {self.elapsed():.3g} s")
         return UpstreamTimeout(f"idle time-out: the answer stopped for {self._timeouts.idle_s:g} s")
 
 
@@ -119,6 +149,7 @@ class Attempt:
     started: float  # loop time at which the request came, for the total time-out
     hold: Callable[[int], bool]  # whether a status may be tried elsewhere
     begin: Callable[[Answer], Headers]  # our headers, once the answer's own are known
+    alive: Alive | None = None  # asked where a first byte tells nothing, in place of its time-out
 
 
 class Relay:
@@ -138,7 +169,7 @@ class Relay:
         """Try once. Cancelling it closes the connection to the endpoint, which ends its work there too."""
         endpoint = attempt.endpoint
         endpoint.in_flight += 1
-        clock = _Clock(self.timeouts, attempt.started)
+        clock = _Clock(self.timeouts, attempt.started, attempt.alive)
         response: aiohttp.ClientResponse | None = None
         answer = Answer(kind="failed")
         try:
@@ -150,13 +181,12 @@ class Relay:
             answer.error = UpstreamTimeout(f"connect time-out: {self.timeouts.connect_s:g} s")
         except TimeoutError:
             answer.error = clock.error()
-        except aiohttp.ClientConnectorError as error:
-            answer.reached = False
-            answer.error = UpstreamUnavailable(_refusal(error))
         except (aiohttp.ClientError, OSError) as error:
-            answer.error = UpstreamUnavailable(_breakage(error))
+            answer.reached = not isinstance(error, aiohttp.ClientConnectorError)
+            answer.error = UpstreamUnavailable(describe(error))
         finally:
             endpoint.in_flight -= 1
+            clock.stop()
             if response is not None and not response.content.is_eof():
                 response.close()
         if answer.streams and answer.error is not None:
@@ -185,7 +215,7 @@ class Relay:
         if response.status == 200 and response.content_type == "text/event-stream":
             await self._stream(attempt, response, answer, clock, send)
         else:
-            body = await _read(response)
+            body = await read_whole(response, MAX_ANSWER_BYTES)
             if attempt.hold(response.status):
                 answer.kind, answer.body = "refused", body
                 return
@@ -238,21 +268,6 @@ def split_events(data: bytes) -> tuple[bytes, bytes]:
     return data[:end], data[end:]
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """A whole body. Raises ClientPayloadError where it breaks off or is too large."""
-    length = response.content_length
-    if length is not None and length <= MAX_ANSWER_BYTES:
-        return await response.read()
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.content.iter_any():
-        parts.append(part)
-        size += len(part)
-        if size > MAX_ANSWER_BYTES:
-            raise aiohttp.ClientPayloadError("the answer is too large")
-    return b"".join(parts)
-
-
 async def _break_off(error: RouterError, send: Send) -> None:
     """End a stream that has begun with an event that says why."""
     await send({"type": "http.response.body", "body": sse.error_event(error)})
@@ -270,18 +285,3 @@ def _count_tokens(answer: Answer, data: bytes) -> None:
         answer.prompt_tokens = int(prompt[-1])
     if completion:
         answer.completion_tokens = int(completion[-1])
-
-
-def _refusal(error: aiohttp.ClientConnectorError) -> str:
-    """Without address: clients need not know it."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "its name cannot be resolved"
-    return "connection refused" if isinstance(error.os_error, ConnectionRefusedError) else "cannot be reached"
-
-
-def _breakage(error: BaseException) -> str:
-    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
-        return "the connection broke off"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the answer broke off"
-    return f"the exchange failed ({type(error).__name__})"

@@ -1,18 +1,21 @@
 """The router on its own thread, behind a queue and an exact-match cache.
 
-Prompts that wait are encoded in one batch; equal prompts that wait are encoded once. The thread that loads the
-router makes every call to it. A new active version is loaded there too, while cached decisions still answer.
+Prompts that wait are encoded in one batch; equal prompts that wait are encoded once. Texts of an embeddings body
+are encoded in slices, and prompts that wait go between two slices. The thread that loads the router makes every call
+to it. A new active version is loaded there too, while cached decisions still answer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import math
 import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -25,7 +28,10 @@ from mlx_router.head.decision import Decision
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 32  # prompts encoded together
-MAX_WAITING = 2048  # prompts in the queue
+MAX_WAITING = 2048  # prompts that are not done, and texts
+SLICE_CHARS = 8192  # of the texts of one slice, as far as the encoder reads them
+_READ_CHARS = 1024  # of one text: about the encoder's 256 tokens
+_YIELD_S = 2.0  # a slice lets prompts go first that come up to this much later; none waits for ever
 ALL_SCORES = 1_000_000  # `top`: every label
 
 
@@ -65,12 +71,13 @@ class RouterStatus:
     loaded_at: float = 0.0  # time.time()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, order=True)
 class _Job:
-    kind: str  # route, encode or reload
-    future: asyncio.Future[Any]
-    prompt: str = ""
-    texts: Sequence[str] = ()
+    due_s: float  # time.monotonic(); the earliest goes first
+    number: int
+    kind: str = field(compare=False)  # route, encode, reload or stop
+    future: asyncio.Future[Any] = field(compare=False)
+    texts: Sequence[str] = field(compare=False, default=())  # of a route: the prompt
 
 
 class RouterThread:
@@ -81,7 +88,9 @@ class RouterThread:
         self._cache: OrderedDict[str, Decision] = OrderedDict()
         self._cache_size = cache_size
         self._waiting: dict[str, asyncio.Future[Decision]] = {}
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
+        self._numbers = itertools.count()
+        self._texts = 0  # of embeddings bodies that are not done
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._router: RouterLike | None = None  # this and the next belong to the thread
@@ -92,7 +101,6 @@ class RouterThread:
         self.misses = 0
         self.batches = 0
         self.on_encode: Callable[[float, int], None] = lambda seconds, prompts: None  # called on the loop
-        self.on_status: Callable[[RouterStatus], None] = lambda status: None  # called on the loop
 
     def start(self) -> None:
         """Begin to load; requests may be queued at once."""
@@ -101,12 +109,12 @@ class RouterThread:
 
     def stop(self) -> None:
         """Ask the thread to end after what is queued."""
-        self._jobs.put(None)
+        self._submit("stop", due_s=math.inf)
 
     @property
     def depth(self) -> int:
-        """Jobs that wait."""
-        return self._jobs.qsize()
+        """Prompts and texts that are not done."""
+        return len(self._waiting) + self._texts
 
     @property
     def cached(self) -> int:
@@ -131,25 +139,35 @@ class RouterThread:
         """Encode and decide; equal prompts that wait share one result."""
         future = self._waiting.get(prompt)
         if future is None:
-            future = self._waiting[prompt] = self._submit("route", prompt=prompt)
+            if len(self._waiting) >= MAX_WAITING:
+                raise Overloaded("too many prompts wait to be classified", retry_after_s=1.0)
+            future = self._waiting[prompt] = self._submit("route", [prompt])
             future.add_done_callback(lambda done: self._remember(prompt, done))
         return await asyncio.shield(future)
 
     async def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """n texts -> (n, 384) float32."""
-        vectors: npt.NDArray[np.float32] = await self._submit("encode", texts=texts)
-        return vectors
+        """n texts -> (n, 384) float32. Raises RouterUnavailable, Overloaded."""
+        if self._texts + len(texts) > MAX_WAITING:
+            raise Overloaded("too many texts wait to be encoded", retry_after_s=1.0)
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # equal lengths need no padding
+        vectors: list[npt.NDArray[np.float32]] = []
+        self._texts += len(texts)
+        try:
+            for part in _slices([texts[index] for index in order]):
+                vectors.append(await self._submit("encode", part, due_s=time.monotonic() + _YIELD_S))
+        finally:
+            self._texts -= len(texts)
+        return np.concatenate(vectors)[np.argsort(order)]
 
     async def reload(self) -> RouterStatus:
         """Load the version that is active now; the old one serves until then, and on if it cannot be loaded."""
         status: RouterStatus = await self._submit("reload")
         return status
 
-    def _submit(self, kind: str, *, prompt: str = "", texts: Sequence[str] = ()) -> asyncio.Future[Any]:
-        if self._jobs.qsize() >= MAX_WAITING:
-            raise Overloaded("too many prompts wait to be classified", retry_after_s=1.0)
+    def _submit(self, kind: str, texts: Sequence[str] = (), *, due_s: float | None = None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(kind, future, prompt, texts))
+        due_s = time.monotonic() if due_s is None else due_s
+        self._jobs.put(_Job(due_s, next(self._numbers), kind, future, texts))
         return future
 
     def _remember(self, prompt: str, done: asyncio.Future[Decision]) -> None:
@@ -167,22 +185,25 @@ class RouterThread:
 
     def _run(self) -> None:
         self._reload()
-        while (job := self._jobs.get()) is not None:
-            batch = [job]
-            while batch[-1].kind == "route" and len(batch) < MAX_BATCH:
-                try:
-                    following = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-                if following is None:
-                    self._jobs.put(None)
-                    break
-                batch.append(following)
-            routes = [item for item in batch if item.kind == "route"]
-            if routes:
-                self._route(routes)
-            for item in batch[len(routes) :]:
-                self._other(item)
+        while (job := self._jobs.get()).kind != "stop":
+            if job.kind == "route":
+                self._route(self._batch(job))
+            elif not job.future.cancelled():
+                self._other(job)
+
+    def _batch(self, first: _Job) -> list[_Job]:
+        """A prompt with those that follow it at once."""
+        batch = [first]
+        while len(batch) < MAX_BATCH:
+            try:
+                following = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if following.kind != "route":
+                self._jobs.put(following)
+                break
+            batch.append(following)
+        return batch
 
     def _route(self, jobs: list[_Job]) -> None:
         if self._router is None:
@@ -190,7 +211,7 @@ class RouterThread:
             return
         started = time.perf_counter()
         try:
-            decisions = self._router.route_many([job.prompt for job in jobs], top=ALL_SCORES)
+            decisions = self._router.route_many([job.texts[0] for job in jobs], top=ALL_SCORES)
         except Exception as error:
             log.exception("event=route_failed prompts=%d", len(jobs))
             self._fail(jobs, RouterUnavailable(f"the router failed: {type(error).__name__}"))
@@ -248,7 +269,6 @@ class RouterThread:
         if status.version != self.status.version:
             self._cache.clear()
         self.status = status
-        self.on_status(status)
 
     def _fail(self, jobs: list[_Job], error: RouterError) -> None:
         for job in jobs:
@@ -261,6 +281,20 @@ class RouterThread:
                 self._loop.call_soon_threadsafe(function, *arguments)
             except RuntimeError:  # closed between the two lines
                 log.debug("event=loop_closed")
+
+
+def _slices(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Runs of texts that take the encoder about as long as a batch of prompts."""
+    part: list[str] = []
+    chars = 0
+    for text in texts:
+        read = min(len(text), _READ_CHARS)
+        if part and (len(part) == MAX_BATCH or chars + read > SLICE_CHARS):
+            yield part
+            part, chars = [], 0
+        part.append(text)
+        chars += read
+    yield part
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:

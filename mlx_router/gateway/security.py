@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 
-from mlx_router.config import Config
+from mlx_router.config import Config, read_api_keys
 from mlx_router.errors import ConfigError, Forbidden, Unauthorized
 from mlx_router.protocol.local import check_host, is_loopback
 
@@ -17,7 +17,7 @@ class Guard:
     """Checks a request's headers. Digests are compared, all of them, in constant time."""
 
     def __init__(self, config: Config) -> None:
-        keys = [*config.security.api_keys, *_file_keys(config)]
+        keys = read_api_keys(config.security)
         self.credential = next(iter([*keys, config.security.admin_token]), "")  # for our specialists, if any
         self._keys = tuple(_digest(key) for key in keys if key)
         self._admin = _digest(config.security.admin_token) if config.security.admin_token else b""
@@ -94,15 +94,3 @@ def _credential(found: Mapping[bytes, bytes]) -> bytes:
 
 def _digest(value: str | bytes) -> bytes:
     return hashlib.sha256(value.encode() if isinstance(value, str) else value).digest()
-
-
-def _file_keys(config: Config) -> list[str]:
-    """Keys of security.api_keys_file, one a line; # begins a comment."""
-    path = config.security.api_keys_file
-    if path is None:
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"security.api_keys_file: {error}") from error
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

@@ -55,7 +55,9 @@ def load_router(config: Config) -> RouterLike:
     """The active router version; mlx or onnx are imported here, on the router's thread."""
     from mlx_router.head.router import Router
 
-    return Router.load(home=config.home, encoder=config.encoder)
+    router = Router.load(home=config.home, encoder=config.encoder)
+    router.cache_entries = 0  # its thread keeps whole decisions
+    return router
 
 
 class Gateway:
@@ -175,7 +177,7 @@ class Gateway:
         yield "mlx_router_cache_hits", "Prompts answered from the cache", {}, float(router.hits)
         yield "mlx_router_cache_misses", "Prompts that had to be encoded", {}, float(router.misses)
         yield "mlx_router_cache_entries", "Decisions in the cache", {}, float(router.cached)
-        yield "mlx_router_encoder_queue", "Prompts that wait for the encoder", {}, float(router.depth)
+        yield "mlx_router_encoder_queue", "Prompts and texts that are not encoded yet", {}, float(router.depth)
         yield "mlx_router_active_requests", "Requests being answered", {}, float(self.active)
         yield "mlx_router_decisions_lost", "Log lines that could not be written", {}, float(self.log.lost)
         yield "mlx_router_router_ready", "1 when a version is loaded", {}, float(router.status.ready)

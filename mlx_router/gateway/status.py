@@ -13,7 +13,8 @@ from mlx_router import __version__
 from mlx_router.artifacts.store import RouterStore
 from mlx_router.gateway.metrics import peak_bytes
 from mlx_router.gateway.service import Gateway
-from mlx_router.gateway.upstreams import Endpoint
+from mlx_router.gateway.upstreams import USABLE, Endpoint
+from mlx_router.protocol.chunks import model_entry
 
 AUTO_MODEL = "ailiance/auto"
 EMBEDDING_MODEL = "all-MiniLM-L6-v2"
@@ -185,23 +186,20 @@ def models(gateway: Gateway) -> list[dict[str, Any]]:
     setup = gateway.setup
     created = int(gateway.started_at)
 
-    def model(name: str, **more: Any) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": created, "owned_by": "mlx-router", **more}
-
-    found = [model(AUTO_MODEL, root=AUTO_MODEL, parent=None)]
+    found = [model_entry(AUTO_MODEL, created=created)]
     base = next((base_name(item.base_id) for item in setup.fleet if item.base_id), "base")
     if setup.routes.bases:
-        found.append(model("base", root=base, parent=None))
+        found.append(model_entry("base", created=created, root=base))
     served: dict[str, str] = {}
     for endpoint in setup.fleet:
         for name, state in endpoint.adapters.items():
-            if state in ("resident", "available"):
+            if state in USABLE:
                 served.setdefault(name, endpoint.pool)
     for name, pool in sorted(served.items()):
-        found.append(model(name, root=name, parent="base", specialist=pool))
-    for pool_ in setup.routes.pools.values():
-        if pool_.kind == "upstream":
-            found.append(model(pool_.name, root=pool_.model, parent=None))
+        found.append({**model_entry(name, created=created, parent="base"), "specialist": pool})
+    for other in setup.routes.pools.values():
+        if other.kind == "upstream":
+            found.append(model_entry(other.name, created=created, root=other.model))
     return found
 
 

@@ -55,11 +55,6 @@ class Endpoint:
     turn: int = 0  # number of the fleet's last request that went here; equal endpoints take turns
 
     @property
-    def chat_root(self) -> str:
-        """The prefix of /chat/completions."""
-        return f"{self.url}/v1"
-
-    @property
     def load(self) -> int:
         """Requests that are there now, ours exactly and others' as last reported."""
         return self.in_flight + self.elsewhere
@@ -68,11 +63,15 @@ class Endpoint:
         """Why this endpoint cannot take a request now; empty if it can."""
         if self.state != "up":
             return f"{self.pool} is {'down' if self.state == 'down' else 'not ready'}: {self.reason}"
-        if now < self.full_until or (self.max_concurrent and self.in_flight >= self.max_concurrent):
+        if self.is_full(now):
             return f"{self.pool} is full"
         if adapter is not None and self.adapters_known and (state := self.adapters.get(adapter)) not in USABLE:
             return f"adapter {adapter} is {state or 'not loaded'} on {self.pool}"
         return ""
+
+    def is_full(self, now: float) -> bool:
+        """Whether it said so a moment ago, or has as many of our requests as it may get."""
+        return now < self.full_until or bool(self.max_concurrent and self.in_flight >= self.max_concurrent)
 
     def failure(self, reason: str) -> None:
         """A connection failed: no request goes there until a probe says otherwise."""
@@ -128,6 +127,14 @@ class Fleet:
                 if best is None or (cost, endpoint.turn) < (best_cost, best.turn):
                     best, best_cost = endpoint, cost
         return best, list(dict.fromkeys(reasons))
+
+    def full_for_s(self, steps: Iterable[Step]) -> float | None:
+        """Seconds until an endpoint of these steps may have room; None unless being full is all that is wrong."""
+        now = time.monotonic()
+        endpoints = [endpoint for step in steps for name in step.pools for endpoint in self._pools.get(name, ())]
+        if not endpoints or any(endpoint.state != "up" or not endpoint.is_full(now) for endpoint in endpoints):
+            return None
+        return max(0.0, min(endpoint.full_until for endpoint in endpoints) - now)
 
     def take(self, endpoint: Endpoint) -> None:
         """A request goes to this endpoint."""

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from mlx_router.errors import InvalidRequest, Overloaded, RouterError
+from mlx_router.http.connection import Connection
 from mlx_router.protocol import envelope
 
 CONNECTION = "mlx_router.connection"  # key of the scope
@@ -45,7 +44,7 @@ class ClientGone(Exception):
     """The client closed its connection before it had its answer."""
 
 
-class GuardedProtocol(HttpToolsProtocol):
+class GuardedProtocol(Connection):
     """One client connection. `limits` is set on a subclass by the server."""
 
     limits: WireLimits
@@ -56,7 +55,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._request_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._header_bytes = 0
+        self._unheard_bytes = 0  # since the last byte of a body, or the last head: headers, trailers, chunk extensions
         self._in_headers = False
         self._incomplete = False  # a request has begun to arrive
 
@@ -90,14 +89,14 @@ class GuardedProtocol(HttpToolsProtocol):
             task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._in_headers:
-            self._header_bytes += len(data)
+        self._unheard_bytes += len(data)
         super().data_received(data)
-        if self._incomplete and self._request_timer is None and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._incomplete and self._unheard_bytes > self.limits.header_bytes:
+            self._too_large()
+        elif self._request_timer is None and (self._incomplete or self.cycle is None or self.cycle.response_complete):
             self._expect_request()
-        if self._in_headers and self._header_bytes > self.limits.header_bytes and not self.transport.is_closing():
-            self.limits.on_event("headers_too_large")
-            self._refuse(HeadersTooLarge(f"headers of more than {self.limits.header_bytes} bytes"))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -118,20 +117,21 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_headers = self._incomplete = True
 
     def on_headers_complete(self) -> None:
-        self._in_headers = False
-        self._header_bytes = 0
+        self._unheard_bytes = 0
         if sum(len(name) + len(value) for name, value in self.headers) > self.limits.header_bytes:
-            self.limits.on_event("headers_too_large")
-            self._refuse(HeadersTooLarge(f"headers of more than {self.limits.header_bytes} bytes"))
+            self._too_large()
             return
+        self._in_headers = False
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._unheard_bytes = 0
         if not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._incomplete = False
+        self._unheard_bytes = 0
         self._stop_timer()
         if self.cycle is not None and not self.transport.is_closing():
             super().on_message_complete()
@@ -145,6 +145,13 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._request_timer is not None:
             self._request_timer.cancel()
             self._request_timer = None
+
+    def _too_large(self) -> None:
+        self.limits.on_event("headers_too_large")
+        if self._in_headers:
+            self._refuse(HeadersTooLarge(f"headers of more than {self.limits.header_bytes} bytes"))
+        else:
+            self.transport.close()  # trailers: an answer may be on its way
 
     def _slow_sender(self) -> None:
         self._request_timer = None

@@ -67,18 +67,28 @@ def wish_of(messages: Sequence[Any]) -> Wish:
     return Wish(text, clip(context), kind)
 
 
-def conversation_key(messages: Sequence[Any]) -> int | None:
-    """A number that every turn of one conversation shares: a hash of how it begins. None without a user."""
+def conversation_keys(messages: Sequence[Any]) -> tuple[int | None, int | None]:
+    """What a conversation was called after its last answer, and what it is called after the next one.
+
+    Hashes of the system prompt and of every user turn that was answered, or will be: two conversations share one
+    as long as their users said the same. The first is None before any answer, both are without a user.
+    """
     system = ""
+    turns: list[str] = []
+    answered = 0
     for message in messages:
         if not isinstance(message, Mapping):
             continue
         role = message.get("role")
-        if role in ("system", "developer"):
+        if role == "user":
+            turns.append(text_of(message.get("content")))
+        elif role not in ("system", "developer"):
+            answered = len(turns)
+        elif not turns:
             system = text_of(message.get("content"))[:1000]
-        elif role == "user":
-            return hash((system, text_of(message.get("content"))[:4000]))
-    return None
+    if not turns:
+        return None, None
+    return hash((system, *turns[:answered])) if answered else None, hash((system, *turns))
 
 
 def text_of(content: Any) -> str:

@@ -17,6 +17,14 @@ FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What n prompts got for C labels."""
+
+    probabilities: npt.NDArray[np.float64]  # (n, C), calibrated
+    evidence: npt.NDArray[np.float64]  # (n,), the best logit: low where nothing in the prompt is known
+
+
+@dataclass(frozen=True)
 class Classifier:
     """What a router version holds, ready to run on the encoder's runtime."""
 
@@ -36,9 +44,9 @@ class Classifier:
             forward = mlp.forward(self.head)
         object.__setattr__(self, "_forward", forward)
 
-    def classify(self, prompts: Sequence[str]) -> npt.NDArray[np.float64]:
-        """n prompts -> (n, C) calibrated probabilities."""
+    def classify(self, prompts: Sequence[str]) -> Scores:
+        """Score n prompts."""
         logits = self._forward(self.encoder.encode(prompts))
         if self.lexical is not None:
             logits = logits + self.lexical_weight * self.lexical.scores(prompts)
-        return self.calibration(logits)
+        return Scores(self.calibration(logits), logits.max(axis=1).astype(np.float64))

@@ -37,6 +37,7 @@ class Thresholds:
 
     per_label: Mapping[str, float]
     out_of_domain: float  # below this for every label, the prompt is like nothing in the corpus
+    evidence: float | None = None  # and so it is where the best logit is below this, however the labels share it
     fallback: str = "general"  # the domain used then
 
 
@@ -73,21 +74,25 @@ def decide(
     scores: Sequence[tuple[str, float]],
     thresholds: Thresholds,
     *,
+    evidence: float | None = None,
     top: int = 5,
     router: str = "",
     encode_ms: float = 0.0,
     max_selections: int = MAX_SELECTIONS,
 ) -> Decision:
-    """Decide on calibrated scores, best first.
+    """Decide on calibrated scores, best first, and the best logit, where it is known.
 
     The best label wins if it reaches its threshold; else the fallback domain does, with `out_of_domain` where no
-    label comes near, `below_threshold` otherwise. The reported score is the best label's in every case.
+    label comes near, `below_threshold` otherwise. Probabilities share one whole among the labels, so a prompt of
+    words never seen may still give one of them a large share: the logit says how much there was to share. The
+    reported score is the best label's in every case.
     """
     best, score = scores[0]
     passed = [Selection(label, value) for label, value in scores if value >= thresholds.per_label.get(label, 0.5)]
-    if passed and passed[0].domain == best:
+    strange = evidence is not None and thresholds.evidence is not None and evidence < thresholds.evidence
+    if passed and passed[0].domain == best and not strange:
         domain, reason = best, CLASSIFIED
-    elif score < thresholds.out_of_domain:
+    elif strange or score < thresholds.out_of_domain:
         domain, reason = thresholds.fallback, OUT_OF_DOMAIN
     else:
         domain, reason = thresholds.fallback, BELOW_THRESHOLD

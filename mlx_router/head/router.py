@@ -23,6 +23,7 @@ from mlx_router.head.lexical import LEXICAL_FILE, load_lexical
 from mlx_router.head.weights import load_version
 
 CACHE_ENTRIES = 4096
+_Ranked = tuple[tuple[tuple[str, float], ...], float]  # labels with their scores, best first; evidence
 
 
 class Router:
@@ -34,9 +35,13 @@ class Router:
         self.notice = notice  # why another version than the active one is served
         self._meta = meta
         self._thresholds = Thresholds(
-            per_label=meta.thresholds, out_of_domain=meta.out_of_domain, fallback=meta.fallback
+            per_label=meta.thresholds,
+            out_of_domain=meta.out_of_domain,
+            evidence=meta.evidence,
+            fallback=meta.fallback,
         )
-        self._cache: OrderedDict[str, tuple[tuple[str, float], ...]] = OrderedDict()
+        self.cache_entries = CACHE_ENTRIES  # 0 for a caller with a cache of its own
+        self._cache: OrderedDict[str, _Ranked] = OrderedDict()
 
     @classmethod
     def load(
@@ -99,20 +104,24 @@ class Router:
         started = time.perf_counter()
         ranked = self._ranked(prompts)
         share_ms = (time.perf_counter() - started) * 1e3 / max(len(prompts), 1)
-        return [decide(scores, self._thresholds, top=top, router=self.version, encode_ms=share_ms) for scores in ranked]
+        return [
+            decide(scores, self._thresholds, evidence=evidence, top=top, router=self.version, encode_ms=share_ms)
+            for scores, evidence in ranked
+        ]
 
-    def _ranked(self, prompts: Sequence[str]) -> list[tuple[tuple[str, float], ...]]:
-        """Labels with their scores, best first; exact repeats come from an LRU cache."""
+    def _ranked(self, prompts: Sequence[str]) -> list[_Ranked]:
+        """Labels with their scores, best first, and the evidence; exact repeats come from an LRU cache."""
         found = {prompt: self._cache[prompt] for prompt in prompts if prompt in self._cache}
         fresh = list(dict.fromkeys(prompt for prompt in prompts if prompt not in found))
         if fresh:
-            for prompt, row in zip(fresh, self.classifier.classify(fresh), strict=True):
+            scored = self.classifier.classify(fresh)
+            for prompt, row, evidence in zip(fresh, scored.probabilities, scored.evidence, strict=True):
                 order = np.argsort(-row, kind="stable")
-                found[prompt] = tuple((self.labels[i], float(row[i])) for i in order)
+                found[prompt] = tuple((self.labels[i], float(row[i])) for i in order), float(evidence)
         for prompt in prompts:
             self._cache[prompt] = found[prompt]
             self._cache.move_to_end(prompt)
-        while len(self._cache) > CACHE_ENTRIES:
+        while len(self._cache) > self.cache_entries:
             self._cache.popitem(last=False)
         return [found[prompt] for prompt in prompts]
 

@@ -52,10 +52,6 @@ class Lease:
         self._on_release: Callable[[AdapterVersion], None] | None = on_release
 
     @property
-    def slot(self) -> int:
-        return self.version.slot
-
-    @property
     def digest(self) -> str:
         return self.version.digest
 

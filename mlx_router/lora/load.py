@@ -28,7 +28,7 @@ from mlx_router.lora.files import (
     weights_file,
 )
 from mlx_router.lora.peft import read_peft
-from mlx_router.lora.tensors import Array, parse_safetensors
+from mlx_router.lora.tensors import Array, is_number, parse_safetensors
 
 CONFIG_LIMIT_BYTES = 2**20
 DEFAULT_LIMIT_BYTES = 8 * 2**30
@@ -66,7 +66,6 @@ class AdapterFiles:
     format: str  # "mlx-lm" or "peft"
     digest: str  # "sha256:<hex>" over the weights file followed by the configuration file
     weights_sha256: str  # hex, of the weights file alone
-    size_bytes: int  # of both files
     rank: int  # the largest of its modules
     scale: float
     num_layers: int | None  # last layers that the configuration names; None or <= 0: all
@@ -99,7 +98,7 @@ def read_adapter(
         config = _parse_config(config_file.data, directory)
         tensors = parse_safetensors(weights.data, f"{directory / weights_name}")
         if weights_name == PEFT_FILE:
-            pairs, scale, problems = read_peft(tensors, config)
+            pairs, scale, problems = read_peft(tensors, config, max_bytes=max_bytes)
             modules = {module: LoraPair(a, b) for module, (a, b) in pairs.items()}
             num_layers, keys = None, None
         else:
@@ -122,7 +121,6 @@ def read_adapter(
         format="peft" if weights_name == PEFT_FILE else "mlx-lm",
         digest=digest,
         weights_sha256=weights_sha256,
-        size_bytes=len(weights.data) + len(config_file.data),
         rank=max(pair.rank for pair in modules.values()),
         scale=scale,
         num_layers=num_layers,
@@ -156,8 +154,9 @@ def _read_mlx(
         parameters = {}
     scale: Any = parameters.get("scale")
     rank = parameters.get("rank")
-    if not _number(scale):
-        problems.append(f"lora_parameters.scale is {scale!r}, not a finite number")
+    if not is_number(scale):
+        problems.append(f"lora_parameters.scale is {scale!r}, not a finite float32 number")
+        scale = 0.0
     if type(rank) is not int or rank < 1:
         problems.append(f"lora_parameters.rank is {rank!r}, not a positive integer")
         rank = None
@@ -195,11 +194,7 @@ def _read_mlx(
             problems.append(f"{module}: rank {pair.rank}, but adapter_config.json says {rank}")
         else:
             modules[module] = pair
-    return modules, float(scale) if _number(scale) else 0.0, num_layers, None if keys is None else tuple(keys), problems
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return modules, float(scale), num_layers, None if keys is None else tuple(keys), problems
 
 
 def _health(modules: Mapping[str, LoraPair]) -> list[str]:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mlx_router.lora.tensors import Array
+from mlx_router.errors import AdapterTooLarge
+from mlx_router.lora.tensors import Array, is_number
 
 LEAF = re.compile(r"^(?P<module>.+?)\.lora_(?P<emb>embedding_)?(?P<half>[AB])(?:\.(?!weight)[\w-]+)?(?:\.weight)?$")
-EXPERT = re.compile(r"^(?P<head>.+\.mlp)\.experts\.(?P<expert>\d+)\.(?P<proj>\w+)$")
+EXPERT = re.compile(r"^(?P<head>.+\.mlp)\.experts\.(?P<expert>[0-9]+)\.(?P<proj>\w+)$")
+MAX_EXPERTS = 1024  # of one layer; the largest models that are served have 512
 PREFIXES = ("base_model.model.", "base_model.")
 REFUSED: Mapping[str, str] = {
     "use_dora": "DoRA adapters are not served",
@@ -42,18 +44,27 @@ CHANGES_BASE = (
 
 
 def read_peft(
-    tensors: Mapping[str, Array], config: Mapping[str, Any]
+    tensors: Mapping[str, Array], config: Mapping[str, Any], *, max_bytes: int
 ) -> tuple[dict[str, tuple[Array, Array]], float, list[str]]:
-    """(modules in mlx-lm's layout, scale, problems) of a PEFT adapter."""
+    """(modules in mlx-lm's layout, scale, problems) of a PEFT adapter.
+
+    Raises AdapterTooLarge where experts that are not in the file would make it larger than `max_bytes`.
+    """
     problems = _config_problems(config)
-    rank, alpha = config.get("r"), config.get("lora_alpha")
+    rank: Any = config.get("r")
+    alpha: Any = config.get("lora_alpha")
+    rslora = bool(config.get("use_rslora"))
+    ranks = _patterns(config, "rank_pattern", _is_rank, "a positive integer", problems)
+    alphas = _patterns(config, "alpha_pattern", is_number, "a finite float32 number", problems)
     scale = 1.0
-    if type(rank) is not int or rank < 1:
+    if not _is_rank(rank):
         problems.append(f"r is {rank!r}, not a positive integer")
-    elif not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        problems.append(f"lora_alpha is {alpha!r}, not a finite number")
+    elif not is_number(alpha):
+        problems.append(f"lora_alpha is {alpha!r}, not a finite float32 number")
     else:
-        scale = _scale(alpha, rank, bool(config.get("use_rslora")))
+        scale = _scale(alpha, rank, rslora)
+        if scale == 0.0:
+            problems.append(f"lora_alpha is {alpha!r}: an adapter with a scale of 0 changes nothing")
     pairs, found = _pairs(tensors)
     problems += found
     if problems:
@@ -61,21 +72,30 @@ def read_peft(
     modules: dict[str, tuple[Array, Array]] = {}
     experts: dict[str, dict[int, tuple[Array, Array]]] = {}
     for name, (a, b) in sorted(pairs.items()):
-        wanted = _pattern(config.get("rank_pattern"), name, rank)
+        wanted = _first_match(ranks, name, rank)
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
             problems.append(f"{name}: lora_A {a.shape} and lora_B {b.shape} do not multiply")
             continue
         if a.shape[0] != wanted:
             problems.append(f"{name}: rank {a.shape[0]}, but adapter_config.json says {wanted}")
             continue
-        own = _scale(_pattern(config.get("alpha_pattern"), name, alpha), a.shape[0], bool(config.get("use_rslora")))
+        own = _scale(_first_match(alphas, name, alpha), a.shape[0], rslora)
         if own != scale:
-            b = (b * np.float32(own / scale)).astype(np.float32)
+            with np.errstate(all="ignore"):
+                b = (b * np.float32(own / scale)).astype(np.float32)
+            if not np.isfinite(b).all():
+                problems.append(f"{name}: with its alpha_pattern, values of lora_B are NaN or infinite")
         if match := EXPERT.match(name):
+            if len(match["expert"]) > 4 or int(match["expert"]) >= MAX_EXPERTS:
+                problems.append(f"{name[:200]}: there are models with {MAX_EXPERTS} experts, not with more")
+                continue
             stack = experts.setdefault(f"{match['head']}.switch_mlp.{match['proj']}", {})
             stack[int(match["expert"])] = (a, b)
         else:
             modules[name] = (np.ascontiguousarray(a.T), np.ascontiguousarray(b.T))
+    stacked = sum((max(stack) + 1) * sum(half.nbytes for half in stack[max(stack)]) for stack in experts.values())
+    if stacked > max_bytes:
+        raise AdapterTooLarge(f"its experts would take {stacked} bytes, the limit is {max_bytes}")
     for name, stack in experts.items():
         first = next(iter(stack.values()))
         if any(a.shape != first[0].shape or b.shape != first[1].shape for a, b in stack.values()):
@@ -91,12 +111,31 @@ def _scale(alpha: float, rank: int, rslora: bool) -> float:
     return alpha / math.sqrt(rank) if rslora else alpha / rank
 
 
-def _pattern(patterns: Any, name: str, default: Any) -> Any:
-    """The value of the first pattern that matches the end of a module's name, as PEFT matches them."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(?:.*\.)?(?:{pattern})$", name):
-            return value
-    return default
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and value >= 1 and is_number(value)
+
+
+def _patterns(
+    config: Mapping[str, Any], key: str, valid: Callable[[Any], bool], wanted: str, problems: list[str]
+) -> list[tuple[re.Pattern[str], Any]]:
+    """The values of rank_pattern or alpha_pattern by what matches the end of a module's name, as PEFT matches it."""
+    raw = config.get(key) or {}
+    if not isinstance(raw, dict):
+        problems.append(f"{key} is {raw!r}, not an object")
+        return []
+    found = []
+    for pattern, value in raw.items():
+        if not valid(value):
+            problems.append(f"{key}[{pattern!r}] is {value!r}, not {wanted}")
+        try:
+            found.append((re.compile(rf"(?:.*\.)?(?:{pattern})$"), value))
+        except (re.error, OverflowError, RecursionError) as error:
+            problems.append(f"{key}[{pattern!r}] is not a pattern: {error}")
+    return found
+
+
+def _first_match(patterns: Sequence[tuple[re.Pattern[str], Any]], name: str, default: Any) -> Any:
+    return next((value for pattern, value in patterns if pattern.match(name)), default)
 
 
 def _config_problems(config: Mapping[str, Any]) -> list[str]:

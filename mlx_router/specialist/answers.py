@@ -102,6 +102,7 @@ class CompletionResponse(Response):
                     prompts.jobs(
                         one,
                         request,
+                        request_id=answer_id,
                         ids=[f"{answer_id}-{number}-{index}" for index in range(count)],
                         adapter=adapter,
                         limit=limit,
@@ -113,7 +114,8 @@ class CompletionResponse(Response):
 
         jobs: list[Job] = []
         choices: list[Choice] = []
-        for number, (one, made) in enumerate(await self._specialist.tokenize(prepare)):
+        prompts = 1 if isinstance(request, ChatRequest) else len(request.prompts)
+        for number, (one, made) in enumerate(await self._specialist.tokenize(prepare, jobs=prompts * count)):
             for index, job in enumerate(made):
                 text = _echo(request, number)
                 paid = len(one.tokens) if index == 0 else 0

@@ -6,6 +6,7 @@ quarantined: known, with the reason; takes no traffic
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,13 +27,22 @@ class Known:
     quarantined: str | None = None  # the reason
     unloaded: bool = False
     pinned: bool = False  # at the start
-    requests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Files that may serve an adapter."""
+
+    name: str
+    path: Path
+    sha256: str | None = None  # that the weights must have
 
 
 class Catalog:
     """Names to files. `locate(name)` says what is installed now, None for a name that nobody knows.
 
-    Changes happen on the event loop's thread or the model's, one at a time; `read` may run beside them.
+    One thread changes what is known, the model's: it puts a new mapping in the place of the old one, so that the others
+    see one moment or the next. Requests are counted and listed on the event loop's.
     """
 
     def __init__(
@@ -44,7 +54,8 @@ class Catalog:
         locate: Callable[[str], Known | None] = lambda name: None,
     ) -> None:
         self._base_names = frozenset({"base", "default_model", *base_names})
-        self._known: dict[str, Known] = {item.name: item for item in known}
+        self._known: Mapping[str, Known] = {item.name: item for item in known}
+        self._requests: Counter[str] = Counter()
         self._roots = tuple(roots)
         self._locate = locate
 
@@ -62,36 +73,39 @@ class Catalog:
 
     def count(self, name: str) -> None:
         """One more request for an adapter."""
-        if name in self._known:
-            self._known[name] = replace(self._known[name], requests=self._known[name].requests + 1)
+        self._requests[name] += 1
 
-    def read(self, name: str, path: str | None = None) -> AdapterFiles:
-        """Read and check the files of `name` that serve, or those at `path`, which must lie under the roots."""
+    def source(self, name: str, path: str | None = None, *, fresh: bool = False) -> Source:
+        """The files at `path`; with `fresh` those that are installed now; else those that serve requests for `name`.
+
+        Raises AdapterNotFound, AdapterQuarantined, and for the last ModelNotFound.
+        """
         if path is not None:
-            return read_adapter(Path(path), roots=self._roots, name=name)
-        known = self._known.get(name)
-        if known is None or known.path is None:
-            return self.read_installed(name)
-        return read_adapter(known.path, roots=self._roots, sha256=known.sha256, name=name)
-
-    def read_installed(self, name: str) -> AdapterFiles:
-        """Read and check what is installed under `name` now. Raises AdapterNotFound, AdapterQuarantined."""
-        found = self._locate(name)
+            return Source(name, Path(path))
+        found = None
+        if not fresh:
+            self.resolve(name)
+            found = self._known[name]
+        if found is None or found.path is None:
+            found = self._locate(name)
         if found is None or found.path is None:
             raise AdapterNotFound(f"no weights are installed for adapter {name!r}", param="lora_name")
         if found.quarantined is not None:
             raise AdapterQuarantined(f"adapter {name!r} is quarantined: {found.quarantined}", param="lora_name")
-        return read_adapter(found.path, roots=self._roots, sha256=found.sha256, name=name)
+        return Source(name, found.path, found.sha256)
+
+    def read(self, source: Source) -> AdapterFiles:
+        """Read and check files, which must lie under the roots; runs beside everything else."""
+        return read_adapter(source.path, roots=self._roots, sha256=source.sha256, name=source.name)
 
     def loaded(self, name: str, files: AdapterFiles) -> None:
         """`files` serve `name` from now on, and are what is read again after an eviction."""
         known = self._known.get(name) or Known(name=name, path=None)
-        self._known[name] = replace(known, path=files.path, sha256=files.digest, quarantined=None, unloaded=False)
+        self._put(replace(known, path=files.path, sha256=files.digest, quarantined=None, unloaded=False))
 
     def unloaded(self, name: str) -> None:
         """`name` takes no requests until it is loaded again. Raises AdapterNotFound."""
-        known = self.require(name)
-        self._known[name] = replace(known, unloaded=True)
+        self._put(replace(self.require(name), unloaded=True))
 
     def require(self, name: str) -> Known:
         """Raises AdapterNotFound for a name that is not known, or was unloaded already."""
@@ -100,10 +114,14 @@ class Catalog:
             raise AdapterNotFound(f"adapter {name!r} is not known here", param="lora_name")
         return known
 
-    def quarantine(self, name: str, reason: str) -> None:
-        """`name` takes no traffic, and this is why."""
+    def quarantine(self, name: str, reason: str, path: Path | None) -> None:
+        """`name` takes no traffic, and this is why; nothing happens where other files than those at `path` serve it."""
         known = self._known.get(name) or Known(name=name, path=None)
-        self._known[name] = replace(known, quarantined=reason)
+        if known.path in (None, path):
+            self._put(replace(known, quarantined=reason))
+
+    def _put(self, known: Known) -> None:
+        self._known = {**self._known, known.name: known}
 
     def served(self) -> list[Known]:
         """Adapters that requests may name, by name."""
@@ -116,9 +134,9 @@ class Catalog:
             key=lambda item: item.name,
         )
 
-    def pinned(self) -> list[str]:
+    def pinned(self) -> list[Known]:
         """Adapters to load at the start and keep."""
-        return [item.name for item in self._known.values() if item.pinned and item.quarantined is None]
+        return [item for item in self._known.values() if item.pinned and item.quarantined is None]
 
     def describe(self, snapshot: Snapshot | None) -> list[dict[str, Any]]:
         """What GET /v1/adapters lists."""
@@ -134,7 +152,7 @@ class Catalog:
                     "rank": entry["rank"] if entry else None,
                     "slot": entry["slot"] if entry else None,
                     "pinned": bool(entry and entry["pinned"]),
-                    "requests": known.requests,
+                    "requests": self._requests[known.name],
                     "active": entry["leases"] if entry else 0,
                     "path": str(known.path) if known.path is not None else None,
                     "reason": known.quarantined or (None if known.path else "no weights are installed"),

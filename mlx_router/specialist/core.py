@@ -4,8 +4,9 @@
        │                  │
        └──cancel, time-out, failure───────────> gone
 
-A job is bound to one adapter version when it starts: it takes a lease, and keeps it to its end. Replacing or
-unloading an adapter changes what later jobs get, never a running one. Everything here runs on one thread.
+A job is bound to one adapter version when it starts: it takes a lease, and keeps it to its end. So are the waiting
+jobs of the same request, in the same moment. Replacing or unloading an adapter changes what later requests get, never
+one that has begun. Everything here runs on one thread.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlx_router.errors import EngineUnavailable, RequestTimeout, RouterError, SlotsBusy
-from mlx_router.lora.bank import AdapterBank
+from mlx_router.lora.bank import AdapterBank, Lease
 from mlx_router.protocol.chunks import TokenLogprob
 from mlx_router.specialist.counters import Counters, Snapshot
 from mlx_router.specialist.generation import (
@@ -74,7 +75,10 @@ class EngineCore:
         self._samplers = Samplers(base.vocab_size)
         self._states = ModelStates()
         self.prompt_cache = PromptCache(self._states, budget_bytes=limits.prompt_cache_bytes)
-        self._waiting = WaitingJobs(long_tokens=limits.prefill_step, long_places=max(1, limits.prefill_rows // 2))
+        self._bound: dict[str, Lease] = {}  # of waiting jobs whose request has begun, by their id
+        self._waiting = WaitingJobs(
+            long_tokens=limits.prefill_step, long_places=max(1, limits.prefill_rows // 2), bound=self._bound
+        )
         self.residents = Residents(
             bank,
             self._waiting,
@@ -108,9 +112,11 @@ class EngineCore:
     @property
     def runnable(self) -> bool:
         """Whether `step` can move anything now; otherwise it waits for an adapter to be read."""
-        if self._rows or self._replay or self.residents.movable:
+        if self._rows or self._replay:
             return True
-        return any(self.residents.usable(adapter) for adapter in self._waiting.adapters())
+        if not len(self._waiting):
+            return False
+        return self.residents.movable or self._waiting.startable(self.residents.usable)
 
     def add(self, job: Job) -> None:
         """Queue a job."""
@@ -118,7 +124,8 @@ class EngineCore:
 
     def cancel(self, job_id: str) -> None:
         """Forget a job, before the next step; nothing is emitted."""
-        if self._waiting.remove(job_id) is not None:
+        if (job := self._waiting.remove(job_id)) is not None:
+            self._unbind(job)
             self.residents.released()
             self.counters.cancelled += 1
             return
@@ -130,6 +137,7 @@ class EngineCore:
     def fail_all(self, error: RouterError) -> None:
         """End every job."""
         for job in self._waiting.take_all(lambda _: True):
+            self._unbind(job)
             self._emit(job.id, Failed(error))
         for row in [*self._rows.values(), *self._replay]:
             self._fail(row, error)
@@ -171,7 +179,7 @@ class EngineCore:
         now = self._clock()
         for job in self._waiting.take_all(lambda job: job.deadline_s <= now):
             error: RouterError = RequestTimeout("the request timed out in the queue", retry_after_s=5.0)
-            if self.residents.waits_for_slot(job.adapter):
+            if not self._unbind(job) and self.residents.waits_for_slot(job.adapter):
                 error = SlotsBusy(f"no slot became free for adapter {job.adapter!r} in time", retry_after_s=5.0)
             self._emit(job.id, Failed(error))
             self.residents.released()
@@ -191,9 +199,12 @@ class EngineCore:
             self._start(job)
 
     def _start(self, job: Job) -> None:
-        lease = None
+        lease = self._bound.pop(job.id, None)
         try:
-            lease = self.residents.acquire(job.adapter)
+            if lease is None:
+                lease = self.residents.acquire(job.adapter)
+                for sibling in self._waiting.siblings(job):
+                    self._bound[sibling.id] = self.residents.acquire(job.adapter)
             row = Row(job, lease, RowText(job, self.texts), 0)
             self._insert(row)
         except RouterError as error:
@@ -205,6 +216,13 @@ class EngineCore:
         self.counters.prompt_tokens += len(job.prompt)
         self.counters.cached_tokens += row.cached_tokens
         self._emit(job.id, Started(row.digest, row.cached_tokens))
+
+    def _unbind(self, job: Job) -> bool:
+        """Give back the lease of a job that will not start; whether it had one."""
+        lease = self._bound.pop(job.id, None)
+        if lease is not None:
+            lease.release()
+        return lease is not None
 
     def _insert(self, row: Row) -> None:
         """Put a row into the batch, on top of the longest state that is known for its tokens."""

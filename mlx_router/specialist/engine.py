@@ -39,7 +39,7 @@ TRIM_S = 5.0  # idle time after which mlx's buffers go back to the system
 
 
 class Engine:
-    """Start it inside a running event loop; every method but `start` is for that loop's thread.
+    """Start it inside a running event loop; every method but `post` is for that loop's thread.
 
     `load` makes base and bank on the model thread. `read(name)` reads an adapter that a job waits for, on a thread
     of its own.
@@ -92,20 +92,23 @@ class Engine:
         waiting = sum(not ticket.started for ticket in self._tickets.values())
         return waiting, len(self._tickets) - waiting
 
-    def submit(self, jobs: Sequence[Job]) -> Mail:
-        """Queue the jobs of one request. Raises EngineUnavailable, or Overloaded before anything is queued."""
+    def check_room(self, jobs: int) -> None:
+        """Raises EngineUnavailable, or Overloaded where so many more jobs find no place in the queue."""
         self._check_running()
-        if len(self._tickets) + len(jobs) > self._capacity:
+        if len(self._tickets) + jobs > self._capacity:
             waiting, _ = self.load_factor
             wait_s = self._job_s * max(1, waiting) / self._limits.max_rows
             raise Overloaded(
-                f"{waiting} requests are waiting, the limit is {self.queue_limit}",
+                f"the queue is full: {self.queue_limit} requests may wait",
                 retry_after_s=min(60.0, max(1.0, wait_s)),
             )
+
+    def submit(self, jobs: Sequence[Job]) -> Mail:
+        """Queue the jobs of one request. Raises EngineUnavailable, or Overloaded before anything is queued."""
+        self.check_room(len(jobs))
         mail = Mail(jobs)
-        for ticket in mail.tickets:
-            self._tickets[ticket.job.id] = ticket
-            self._commands.put(_adding(ticket.job))
+        self._tickets |= {ticket.job.id: ticket for ticket in mail.tickets}
+        self._commands.put(_adding(jobs))
         return mail
 
     def close(self, mail: Mail) -> None:
@@ -137,6 +140,10 @@ class Engine:
             return await asyncio.wait_for(future, timeout_s)
         except TimeoutError:
             raise EngineUnavailable(f"the model thread did not answer in {timeout_s:g} s") from None
+
+    def post(self, function: Callable[[EngineCore], None]) -> None:
+        """Run `function`, which must not raise, on the model thread between two steps; nobody waits. Any thread."""
+        self._commands.put(function)
 
     async def read(self, function: Callable[[], T]) -> T:
         """Run `function` on the reader thread: files are read one at a time, beside decoding."""
@@ -310,8 +317,12 @@ def _fail_future(future: asyncio.Future[T], error: BaseException) -> None:
         future.set_exception(error)
 
 
-def _adding(job: Job) -> Callable[[EngineCore], None]:
-    return lambda core: core.add(job)
+def _adding(jobs: Sequence[Job]) -> Callable[[EngineCore], None]:
+    def add(core: EngineCore) -> None:
+        for job in jobs:
+            core.add(job)
+
+    return add
 
 
 def _cancelling(job_id: str) -> Callable[[EngineCore], None]:

@@ -9,7 +9,7 @@ import copy
 import importlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +46,6 @@ class Progress:
     """One row's prompt moved on."""
 
     uid: int
-    done: int  # prompt tokens computed in this batch
     boundary: bool  # the state is that of one of the row's boundaries
     prefilled: bool  # the prompt is complete
 
@@ -79,7 +78,6 @@ class Batch:
             )
         self._stop = _generate.StopSequences([(token,) for token in eos])
         self._max_rows = self._generator.completion_batch_size
-        self.steps = 0
 
     def insert(
         self,
@@ -108,18 +106,11 @@ class Batch:
 
     def step(self, *, decode_only: bool) -> tuple[list[Progress], list[Produced]]:
         """One decode step for the running rows and, unless `decode_only`, one chunk of the prompts."""
-        self.steps += 1
         # A generator whose batch is "full" decodes and leaves prompts alone.
         self._generator.completion_batch_size = 1 if decode_only else self._max_rows
         prompts, tokens = self._generator.next()
         progress = [
-            Progress(
-                r.uid,
-                int(r.progress[0]),
-                bool(r.end_of_segment and not r.end_of_prompt),
-                bool(r.end_of_prompt),
-            )
-            for r in prompts
+            Progress(r.uid, bool(r.end_of_segment and not r.end_of_prompt), bool(r.end_of_prompt)) for r in prompts
         ]
         produced = [
             Produced(r.uid, int(r.token), r.logprobs, r.finish_reason, r.prompt_cache, r.all_tokens) for r in tokens
@@ -164,7 +155,16 @@ class ModelStates:
 
     def compute(self, state: Any) -> None:
         """Evaluate the arrays, so that they hold nothing of the batch that they were taken from."""
+        for part in _flat(state):
+            if isinstance(part, _cache.ArraysCache):  # extracts a view of all rows; the others extract copies
+                part.cache = [None if array is None else mx.contiguous(array) for array in part.cache]
         mx.eval([part.state for part in state])
+
+
+def _flat(parts: Iterable[Any]) -> Iterator[Any]:
+    """Caches, and those in lists of caches."""
+    for part in parts:
+        yield from _flat(part.caches) if isinstance(part, _cache.CacheList) else (part,)
 
 
 def seed_generator() -> None:

@@ -33,6 +33,7 @@ class Job:
     """One sequence to generate: a request with n = 3 is three jobs."""
 
     id: str
+    request: str = ""  # jobs that share it are answered by one adapter version
     adapter: str | None  # None: the base
     prompt: tuple[int, ...]  # token ids, at least one
     max_tokens: int

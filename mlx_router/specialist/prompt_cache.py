@@ -47,7 +47,7 @@ class PromptCache:
         self._entries: OrderedDict[int, Entry] = OrderedDict()  # least recently used first
         self._serial = 0
         self.nbytes = 0
-        self.hits = self.misses = self.evictions = self.tokens_saved = 0
+        self.hits = self.misses = self.evictions = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -79,7 +79,6 @@ class PromptCache:
         if usable < len(entry.tokens):
             self._ops.trim(state, len(entry.tokens) - usable)
         self.hits += 1
-        self.tokens_saved += usable
         return state, usable
 
     def wants(self, digest: str, tokens: Sequence[int]) -> bool:

@@ -36,6 +36,10 @@ RESERVED = frozenset(  # arguments of the tokenizer itself, among them a templat
         "truncation",
     ]
 )
+LONG = 8  # characters for each token of the context, above which a text is counted in pieces first
+PIECE = 8192  # characters
+SEAM_TOKENS = 8
+OPENING_TOKENS = 11  # that a template adds behind the last turn at most; mlx-lm's server looks at as many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +62,7 @@ class Prompts:
         self._timeout_s = timeout_s
 
     def chat(self, request: ChatRequest) -> Prepared:
-        """Render a conversation. Raises InvalidRequest for what the template refuses."""
+        """Render a conversation. Raises InvalidRequest for what the template refuses, and ContextLengthExceeded."""
         if request.response_format is not None and request.response_format.type != "text":
             raise InvalidRequest(
                 f"response_format {request.response_format.type!r} is not supported, only 'text'",
@@ -70,19 +74,20 @@ class Prompts:
         tools = _tools(request)
         options = _options(request.chat_template_kwargs or {})
         tokens = self._render(messages, tools, options, add_generation_prompt=True)
+        fits = len(tokens) < self._base.max_context
         return Prepared(
             tokens=tuple(tokens),
             text_state=self._text_state(tokens),
             tools=tuple(tools),
-            boundaries=self._boundaries(messages, tools, options, tokens),
+            boundaries=self._boundaries(messages, tools, options, tokens) if fits else (),
         )
 
     def completion(self, request: CompletionRequest) -> list[Prepared]:
-        """Tokens of each prompt."""
+        """Tokens of each prompt. Raises InvalidRequest and ContextLengthExceeded."""
         prepared = []
         for index, prompt in enumerate(request.prompts):
             if isinstance(prompt, str):
-                tokens = [int(token) for token in self._tokenizer.encode(prompt)]
+                tokens = self._encode(prompt, special=True, param="prompt")
             else:
                 tokens = list(prompt)
                 bad = [token for token in tokens if not 0 <= token < self._base.vocab_size]
@@ -100,6 +105,7 @@ class Prompts:
         prepared: Prepared,
         request: SamplingBody,
         *,
+        request_id: str,
         ids: Sequence[str],
         adapter: str | None,
         limit: int | None,
@@ -119,6 +125,7 @@ class Prompts:
         return [
             Job(
                 id=job_id,
+                request=request_id,
                 adapter=adapter,
                 prompt=prepared.tokens,
                 max_tokens=limit if limit is not None else min(room, self._default_max_tokens),
@@ -143,8 +150,8 @@ class Prompts:
         add_generation_prompt: bool,
     ) -> list[int]:
         try:
-            tokens = self._tokenizer.apply_chat_template(
-                messages, tools=tools or None, add_generation_prompt=add_generation_prompt, **options
+            text = self._tokenizer.apply_chat_template(
+                messages, tools=tools or None, add_generation_prompt=add_generation_prompt, tokenize=False, **options
             )
         except TemplateError as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -155,18 +162,41 @@ class Prompts:
             raise InvalidRequest(
                 f"the chat template fails on the messages ({type(error).__name__})", param="messages"
             ) from error
+        tokens = self._encode(text, special=False, param="messages")  # the template writes special tokens itself
         if not tokens:
             raise InvalidRequest("the chat template makes no tokens of the messages", param="messages")
-        return [int(token) for token in tokens]
+        return tokens
+
+    def _encode(self, text: str, *, special: bool, param: str) -> list[int]:
+        """The tokens of a text. Raises ContextLengthExceeded for one that cannot fit, before it is read to its end.
+
+        Encoding takes a second for a megabyte, and others wait. Pieces have at most SEAM_TOKENS more than the whole.
+        """
+        limit, least = self._base.max_context, 0
+        if len(text) > LONG * limit:
+            for start in range(0, len(text), PIECE):
+                piece = self._tokenizer.encode(text[start : start + PIECE], add_special_tokens=False)
+                least += max(0, len(piece) - SEAM_TOKENS)
+                if least > limit:
+                    message = f"the context has {limit} tokens; more than {least} are in the prompt"
+                    raise ContextLengthExceeded(message, param=param)
+        return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=special)]
 
     def _text_state(self, tokens: list[int]) -> TextState:
-        """Templates may open the reasoning part themselves; response formats may begin in a state of their own."""
+        """Templates may open the reasoning part themselves; response formats may begin in a state of their own.
+
+        What a template opens stands behind the last turn: within OPENING_TOKENS, and after that turn's end.
+        """
         tokenizer = self._tokenizer
         if tokenizer.response_initial_state:
             return str(tokenizer.response_initial_state)
-        if tokenizer.has_thinking and tokenizer.rfind_think_start(tokens) > tokenizer.rfind_think_end(tokens):
-            return "reasoning"
-        return "normal"
+        if not tokenizer.has_thinking:
+            return "normal"
+        opening = tokens[-OPENING_TOKENS:]
+        ends = [index for index, token in enumerate(opening) if token in self._base.eos]
+        opening = opening[ends[-1] + 1 :] if ends else opening
+        opened = tokenizer.rfind_think_start(opening) > tokenizer.rfind_think_end(opening)
+        return "reasoning" if opened else "normal"
 
     def _boundaries(
         self,
@@ -175,17 +205,23 @@ class Prompts:
         options: dict[str, Any],
         tokens: list[int],
     ) -> tuple[int, ...]:
-        """Where the next turn's prompt will agree with this one; of use where states cannot be cut."""
+        """Where prompts to come will agree with this one; of use where states cannot be cut.
+
+        Other conversations share what stands before the first turn: found with a turn that begins otherwise, since
+        templates may refuse a system prompt alone. The next turn's prompt shares what ends before the answer.
+        """
         if self._base.states_can_be_cut:
             return ()
+        system = next((index for index, message in enumerate(messages) if message["role"] != "system"), len(messages))
+        alike = [messages]
+        if (system or tools) and system < len(messages):
+            other = "x" if not messages[system]["content"].lstrip().startswith("x") else "y"
+            alike.append([*messages[:system], {"role": "user", "content": other}])
         cuts: set[int] = set()
-        system = next((index for index, message in enumerate(messages) if message["role"] != "system"), 0)
-        for part in (messages[:system], messages):
-            if not part:
-                continue
+        for part in alike:
             try:
                 rendered = self._render(part, tools, options, add_generation_prompt=False)
-            except InvalidRequest:  # many templates want a user's turn
+            except InvalidRequest:  # a template of another mind
                 continue
             cuts.add(_agreement(rendered, tokens))
         return tuple(sorted(cut for cut in cuts if 0 < cut < len(tokens)))

@@ -7,8 +7,9 @@ absent ──a job waits──> fetching ──read──> arrived ──a slot 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mlx_router.errors import AdapterExists, ModelNotFound, RouterError, SlotsBusy
 from mlx_router.lora.bank import AdapterBank, Lease
@@ -68,7 +69,7 @@ class Residents:
         return Installed(files.digest, current.digest if current is not None else None)
 
     def unload(self, name: str) -> str | None:
-        """Stop serving `name`: waiting jobs for it fail, running ones end as they began. Its digest, if resident."""
+        """Stop serving `name`: requests that wait fail, those that have begun end so. Its digest, if resident."""
         self._end_waiting(name, ModelNotFound(f"adapter {name!r} was unloaded", param="model"))
         self._outdate(name)
         version = self._bank.find(name)
@@ -90,7 +91,7 @@ class Residents:
     def arrived(self, name: str, files: AdapterFiles) -> None:
         """An adapter that `fetch` asked for; of no use if it was replaced meanwhile or nobody waits any more."""
         wanted = self._fetching.pop(name, False)
-        if wanted and self._bank.find(name) is None and self._waiting.oldest(name) is not None:
+        if wanted and self._bank.find(name) is None and self._waiting.wanted(name):
             self._arrived[name] = files
             self._changed = True
 
@@ -114,7 +115,9 @@ class Residents:
     @property
     def movable(self) -> bool:
         """Whether `settle` could change anything."""
-        return bool(self._arrived) or any(self._fetchable(adapter) for adapter in self._waiting.adapters())
+        if self._changed and self._arrived:
+            return True
+        return any(self._fetchable(adapter) for adapter in self._waiting.adapters())
 
     def settle(self) -> None:
         """Ask for adapters that jobs wait for; give slots to those that came."""
@@ -127,17 +130,18 @@ class Residents:
             self._held = self._place_arrived()
 
     def _place_arrived(self) -> str | None:
-        """Load what has been read; the name of the adapter to hold where no slot was free."""
+        """Load what has been read; the name of the adapter to hold for the first that found no slot."""
         held: str | None = None
         for name, files in list(self._arrived.items()):
-            if self._waiting.oldest(name) is None:
+            if not self._waiting.wanted(name):
                 del self._arrived[name]
                 continue
             try:
                 self._bank.load(files, name=name)
             except SlotsBusy as error:
-                held = self._choose_held()
-                if held is not None or self._retiring():
+                occupants = self._in_the_way(files)
+                held = held or _idle_first(occupants)
+                if any(entry["retired"] or not entry["pinned"] for entry in occupants):
                     continue
                 self._end_waiting(name, error)  # everything is pinned: waiting would not help
             except RouterError as error:
@@ -145,14 +149,15 @@ class Residents:
             del self._arrived[name]
         return held
 
-    def _choose_held(self) -> str | None:
-        """The adapter that is likely to be idle first: the fewest leases, then the least recently used."""
-        resident = [entry for entry in self._bank.stats()["resident"] if not entry["pinned"] and not entry["retired"]]
-        chosen = min(resident, key=lambda entry: (entry["leases"], entry["last_used"]), default=None)
-        return None if chosen is None else str(chosen["name"])
-
-    def _retiring(self) -> bool:
-        return any(entry["retired"] for entry in self._bank.stats()["resident"])
+    def _in_the_way(self, files: AdapterFiles) -> list[dict[str, Any]]:
+        """Versions of which one must go before `files` find a slot: where an experts' slot lacks, one that has it."""
+        stats = self._bank.stats()
+        resident: list[dict[str, Any]] = stats["resident"]
+        if any(pair.experts for pair in files.modules.values()):
+            with_experts = [entry for entry in resident if entry["expert_slot"]]
+            if len(with_experts) >= stats["expert_slots"]:
+                return with_experts
+        return resident
 
     def _fetchable(self, adapter: str | None) -> bool:
         return (
@@ -161,6 +166,7 @@ class Residents:
             and adapter not in self._fetching
             and adapter not in self._arrived
             and self._bank.find(adapter) is None
+            and self._waiting.wanted(adapter)
         )
 
     def _outdate(self, name: str) -> None:
@@ -171,9 +177,16 @@ class Residents:
         self._changed = True
 
     def _end_waiting(self, name: str, error: RouterError) -> None:
-        for job in self._waiting.take_all(lambda job: job.adapter == name):
+        for job in self._waiting.take_unbound(name):
             self._fail(job, error)
 
     def _forget(self, digest: str) -> None:
         if digest not in self.digests():
             self._purge(digest)
+
+
+def _idle_first(entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """The adapter that is likely to be idle first: the fewest leases, then the least recently used."""
+    evictable = [entry for entry in entries if not entry["pinned"] and not entry["retired"]]
+    chosen = min(evictable, key=lambda entry: (entry["leases"], entry["last_used"]), default=None)
+    return None if chosen is None else str(chosen["name"])

@@ -71,9 +71,9 @@ class RowText:
         if not self._stops.stopped:
             tail = self._stops.add(self._detokenizer.finish())
             segments += self._split(tail + self._stops.finish())
-            if not self._raw:
-                self._state, held, mode = self._machine.flush(self._state)
-                segments.append((mode, held))
+        if not self._raw:
+            self._state, held, mode = self._machine.flush(self._state)
+            segments.append((mode, held))
         delta = self._deliver(segments, last=True)
         if self._called and reason == "stop":
             reason = "tool_calls"

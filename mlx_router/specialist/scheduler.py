@@ -4,21 +4,23 @@ waiting     one queue an adapter; adapters take turns, so a burst for one does n
 long        prompts over one chunk use at most half of the prefill places, so short ones pass them
 blocked     an adapter whose weights are on their way, or for which no slot is free: its jobs keep their order
 held        an adapter that must give its slot to a blocked one: it starts nothing new until that has happened
+bound       a job whose request has begun: it holds a lease, and starts whether its adapter is blocked, held or gone
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from mlx_router.specialist.job import Job
 
 
 class WaitingJobs:
-    """Jobs that have not started, by adapter, with turns between adapters."""
+    """Jobs that have not started, by adapter, with turns between adapters. `bound`: ids of those that are."""
 
-    def __init__(self, *, long_tokens: int, long_places: int) -> None:
+    def __init__(self, *, long_tokens: int, long_places: int, bound: Container[str] = ()) -> None:
         self._queues: OrderedDict[str | None, deque[Job]] = OrderedDict()
+        self._bound = bound
         self._long_tokens = long_tokens
         self._long_places = long_places
 
@@ -33,11 +35,6 @@ class WaitingJobs:
         """Behind the other jobs of its adapter; an adapter new to the queue gets the last turn."""
         self._queues.setdefault(job.adapter, deque()).append(job)
 
-    def put_back(self, job: Job) -> None:
-        """Before the other jobs of its adapter, with the next turn."""
-        self._queues.setdefault(job.adapter, deque()).appendleft(job)
-        self._queues.move_to_end(job.adapter, last=False)
-
     def remove(self, job_id: str) -> Job | None:
         """Take a job out; None where it does not wait."""
         return next((self._take(job) for job in self if job.id == job_id), None)
@@ -46,31 +43,44 @@ class WaitingJobs:
         """Take out every job that `accept` names."""
         return [self._take(job) for job in [job for job in self if accept(job)]]
 
+    def take_unbound(self, adapter: str) -> list[Job]:
+        """Take out every job of `adapter` whose request has not begun."""
+        return self.take_all(lambda job: job.adapter == adapter and job.id not in self._bound)
+
     def adapters(self) -> list[str | None]:
         """Adapters with waiting jobs, in the order of their turns."""
         return list(self._queues)
 
-    def oldest(self, adapter: str | None) -> Job | None:
-        """The job of `adapter` that would start first."""
-        queue = self._queues.get(adapter)
-        return queue[0] if queue else None
+    def wanted(self, adapter: str | None) -> bool:
+        """Whether a job waits for `adapter` as it is now."""
+        return any(job.id not in self._bound for job in self._queues.get(adapter, ()))
+
+    def siblings(self, job: Job) -> list[Job]:
+        """Waiting jobs of the same request."""
+        return [other for other in self._queues.get(job.adapter, ()) if other.request == job.request != ""]
+
+    def startable(self, usable: Callable[[str | None], bool]) -> bool:
+        """Whether a job could start now, if there were a place for it."""
+        return any(usable(adapter) or any(self._bound_in(queue)) for adapter, queue in self._queues.items())
 
     def next(self, *, long_running: int, usable: Callable[[str | None], bool]) -> Job | None:
-        """Take the job whose turn it is, among adapters that `usable` admits; None where there is none.
+        """Take the job whose turn it is, among those that are bound or whose adapter `usable` admits; else None.
 
         `long_running`: prompts longer than one chunk that are being prefilled now.
         """
+        room_for_long = long_running < self._long_places
         for adapter, queue in self._queues.items():
-            if not usable(adapter):
-                continue
-            room_for_long = long_running < self._long_places
-            job = next((job for job in queue if room_for_long or not self.is_long(job)), None)
+            able = queue if usable(adapter) else self._bound_in(queue)
+            job = next((job for job in able if room_for_long or not self.is_long(job)), None)
             if job is not None:
                 self._take(job)
                 if adapter in self._queues:
                     self._queues.move_to_end(adapter)
                 return job
         return None
+
+    def _bound_in(self, queue: Iterable[Job]) -> Iterator[Job]:
+        return (job for job in queue if job.id in self._bound)
 
     def is_long(self, job: Job) -> bool:
         """Whether the prompt needs more than one prefill chunk."""

@@ -7,23 +7,23 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 
-from mlx_router.config import Config, SecurityConfig, SpecialistConfig
+from mlx_router.config import Config, SpecialistConfig, read_api_keys
 from mlx_router.errors import (
     AdapterError,
     AdapterNotFound,
     AdapterQuarantined,
-    ConfigError,
     EngineUnavailable,
     RouterError,
 )
 from mlx_router.lora.bank import AdapterBank
 from mlx_router.lora.load import AdapterFiles
 from mlx_router.lora.validate import match
-from mlx_router.specialist.catalog import Catalog, Known
+from mlx_router.specialist.catalog import Catalog, Known, Source
 from mlx_router.specialist.core import EngineCore, Limits
 from mlx_router.specialist.engine import Engine
 from mlx_router.specialist.loading import Base, load_base
@@ -73,6 +73,7 @@ class Specialist:
         self.metrics = Metrics(lambda: (self.engine.snapshot, self.engine.load_factor, self._process.memory_info().rss))
         self._prompts: Prompts | None = None
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self._preparing = 0  # jobs whose prompts are with it, or wait for it
         self._changes = asyncio.Lock()  # one adapter change at a time
 
     def _load(self) -> tuple[Base, AdapterBank]:
@@ -91,17 +92,21 @@ class Specialist:
 
         Clients learn that, and not where the files lie; the reason is in the log and in /v1/adapters.
         """
+        path: Path | None = None
         try:
-            files = self.catalog.read(name)
+            source = self.catalog.source(name)
+            path = source.path
+            files = self.catalog.read(source)
             self._check_fit(files)
         except AdapterNotFound as error:
             log.warning("adapter=%s reason=%r", name, error.message)
             raise AdapterNotFound(f"no weights of adapter {name!r} are here", param="model") from error
-        except AdapterQuarantined:
-            raise
+        except AdapterQuarantined as error:
+            raise AdapterQuarantined(f"adapter {name!r} is quarantined", param="model") from error
         except AdapterError as error:
-            log.error("adapter=%s quarantined=yes reason=%r", name, error.message)
-            self.catalog.quarantine(name, error.message)
+            reason = error.message
+            log.error("adapter=%s quarantined=yes reason=%r", name, reason)
+            self.engine.post(lambda core: self.catalog.quarantine(name, reason, path))
             raise AdapterQuarantined(f"adapter {name!r} cannot be used ({error.code})", param="model") from error
         return files
 
@@ -112,13 +117,15 @@ class Specialist:
             match(files, core.bank.targets, core.bank.max_rank)
 
     def _pin_configured(self, core: EngineCore) -> None:
-        for name in self.catalog.pinned():
+        for known in self.catalog.pinned():
+            name = known.name
             try:
-                core.residents.install(name, self.catalog.read(name), replace=False)
+                core.residents.install(name, self.catalog.read(self.catalog.source(name)), replace=False)
                 core.residents.pin(name, True)
-            except RouterError as error:
-                log.error("adapter=%s pinned=no reason=%r", name, error.message)
-                self.catalog.quarantine(name, f"it could not be loaded at the start: {error.message}")
+            except Exception as error:  # whatever it is, the specialist serves without this adapter
+                reason = error.message if isinstance(error, RouterError) else repr(error)
+                log.error("adapter=%s pinned=no reason=%r", name, reason)
+                self.catalog.quarantine(name, f"it could not be loaded at the start: {reason}", known.path)
 
     async def stop(self) -> None:
         """End the threads."""
@@ -131,8 +138,12 @@ class Specialist:
         base = self.engine.base
         return f"mlx-router-{base.digest[7:19]}" if base is not None else "mlx-router"
 
-    async def tokenize(self, function: Callable[[Prompts], T]) -> T:
-        """Run `function` on the tokenizer's thread."""
+    async def tokenize(self, function: Callable[[Prompts], T], *, jobs: int) -> T:
+        """Run `function`, which makes so many jobs, on the tokenizer's thread.
+
+        The queue's limit holds here already: raises what `Engine.check_room` raises.
+        """
+        self.engine.check_room(self._preparing + jobs)
         base = self.engine.base
         if base is None:
             raise EngineUnavailable("the base model is loading", retry_after_s=5.0)
@@ -143,7 +154,11 @@ class Specialist:
                 timeout_s=self.settings.request_timeout_s,
             )
         prompts = self._prompts
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, lambda: function(prompts))
+        self._preparing += jobs
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._tokenizing, lambda: function(prompts))
+        finally:
+            self._preparing -= jobs
 
     # adapters
 
@@ -151,9 +166,7 @@ class Specialist:
         """Load or replace an adapter while requests run; the reply of the admin endpoint."""
         async with self._changes:
             began = time.perf_counter()
-            files = await self.engine.read(
-                lambda: self.catalog.read(name, path) if path else self.catalog.read_installed(name)
-            )
+            files = await self._read(lambda: self.catalog.source(name, path or None, fresh=True))
             read_ms = _ms(began)
             checking = time.perf_counter()
             self._check_fit(files)
@@ -172,6 +185,9 @@ class Specialist:
                 "ms": {"read": read_ms, "check": check_ms, "bank": bank_ms, "total": round(total_s * 1000, 3)},
             }
 
+    async def _read(self, find: Callable[[], Source]) -> AdapterFiles:
+        return await self.engine.read(lambda: self.catalog.read(find()))
+
     def _install(self, core: EngineCore, name: str, files: AdapterFiles, *, replace: bool) -> tuple[Installed, float]:
         """On the model thread: what it did, and how long running answers waited for it, in ms.
 
@@ -185,18 +201,21 @@ class Specialist:
     async def unload_adapter(self, name: str) -> dict[str, Any]:
         """Stop serving an adapter; running requests end as they began."""
         async with self._changes:
-            self.catalog.require(name)
-            self.catalog.unloaded(name)
-            digest = await self.engine.call(lambda core: core.residents.unload(name))
+            digest = await self.engine.call(lambda core: self._unload(core, name))
             log.info("adapter=%s unloaded digest=%s", name, digest)
             return {"lora_name": name, "status": "unloaded", "digest": digest}
+
+    def _unload(self, core: EngineCore, name: str) -> str | None:
+        self.catalog.unloaded(name)
+        return core.residents.unload(name)
 
     async def pin_adapter(self, name: str, pinned: bool) -> dict[str, Any]:
         """Keep an adapter resident, loading it where it is not, or let it be evicted again."""
         async with self._changes:
-            self.catalog.require(name)
+            if self.catalog.require(name).quarantined is not None and pinned:
+                raise AdapterQuarantined(f"adapter {name!r} is quarantined: load it first", param="lora_name")
             if pinned and await self.engine.call(lambda core: core.bank.find(name)) is None:
-                files = await self.engine.read(lambda: self.catalog.read(name))
+                files = await self._read(lambda: self.catalog.source(name))
                 await self.engine.call(lambda core: self._install(core, name, files, replace=True))
             await self.engine.call(lambda core: core.residents.pin(name, pinned))
             return {"lora_name": name, "pinned": pinned}
@@ -238,18 +257,6 @@ class Specialist:
             "bank": {key: bank.get(key) for key in ("slots", "used", "bytes", "budget_bytes", "max_rank")},
             "data": self.catalog.describe(snapshot),
         }
-
-
-def read_api_keys(security: SecurityConfig) -> tuple[str, ...]:
-    """Keys from the configuration and from its file, one a line; `#` begins a comment. Raises ConfigError."""
-    keys = list(security.api_keys)
-    if security.api_keys_file is not None:
-        try:
-            lines = security.api_keys_file.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ConfigError(f"security.api_keys_file cannot be read: {error.strerror}") from error
-        keys += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return tuple(keys)
 
 
 def _ms(began: float) -> float:

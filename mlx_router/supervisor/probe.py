@@ -10,6 +10,8 @@ from typing import Any
 
 import aiohttp
 
+from mlx_router.http.exchange import describe, read_whole
+
 TIMEOUT_S = 5.0
 _FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
 _LIMIT_BYTES = 2**22
@@ -60,7 +62,7 @@ class Prober:
         """A page as text; None where it cannot be had."""
         try:
             async with self._session.get(self._url + path, headers=self._headers, timeout=_timeout()) as answer:
-                data = await answer.content.read(_LIMIT_BYTES)
+                data = await read_whole(answer, _LIMIT_BYTES)
                 return data.decode("utf-8", "replace") if answer.status == 200 else None
         except _FAILURES:
             return None
@@ -79,10 +81,10 @@ class Prober:
             async with self._session.request(
                 method, self._url + path, json=body, headers=self._headers, timeout=_timeout(timeout_s)
             ) as answer:
-                raw = await answer.content.read(_LIMIT_BYTES)
+                raw = await read_whole(answer, _LIMIT_BYTES)
                 status = answer.status
         except _FAILURES as error:
-            return 0, {"error": str(error) or type(error).__name__}
+            return 0, {"error": describe(error)}
         try:
             found = json.loads(raw)
         except ValueError:

@@ -28,19 +28,26 @@ _PERSONAL = {
 }
 
 
-def check_rows(rows: Sequence[Row], embeddings: npt.NDArray[np.float32] | None = None) -> list[str]:
-    """Every problem of a corpus that parsed, one line each, with file and line."""
+def check_rows(
+    rows: Sequence[Row], embeddings: npt.NDArray[np.float32] | None = None, apart: Sequence[Row] = ()
+) -> list[str]:
+    """Every problem of a corpus that parsed, one line each, with file and line.
+
+    Args:
+        embeddings: of `rows` and then of `apart`, (n, D); without them only characters are compared.
+        apart: prompts that the router is measured on, which no row may resemble.
+    """
     return [
-        *_duplicates(rows),
-        *_near_duplicates(rows, embeddings),
+        *_duplicates(rows, apart),
+        *_near_duplicates(rows, embeddings, apart),
         *_personal(rows),
         *_languages(rows),
         *_templates(rows),
     ]
 
 
-def _duplicates(rows: Sequence[Row]) -> list[str]:
-    first: dict[str, str] = {}
+def _duplicates(rows: Sequence[Row], apart: Sequence[Row]) -> list[str]:
+    first = {fold(row.text) or row.text: row.where for row in apart}
     problems = []
     for row in rows:
         key = fold(row.text) or row.text
@@ -50,14 +57,20 @@ def _duplicates(rows: Sequence[Row]) -> list[str]:
     return problems
 
 
-def _near_duplicates(rows: Sequence[Row], embeddings: npt.NDArray[np.float32] | None) -> list[str]:
+def _near_duplicates(
+    rows: Sequence[Row], embeddings: npt.NDArray[np.float32] | None, apart: Sequence[Row]
+) -> list[str]:
     if embeddings is None:
         return []
-    texts = [row.text for row in rows]
+    every = [*rows, *apart]
     problems: list[str] = []
-    for i, j, cosine, kind in near_duplicates(texts, embeddings):
-        across = "" if rows[i].label == rows[j].label else f" (label {rows[i].label})"
-        problems.append(f"{rows[j].where}: near-duplicate of {rows[i].where}{across}, {kind} {cosine:.2f}")
+    for i, j, cosine, kind in near_duplicates([row.text for row in every], embeddings):
+        if i >= len(rows):
+            continue  # two of the prompts kept apart
+        # The later row is the one to go; of a pair with a prompt kept apart, the row.
+        row, other = (every[j], every[i]) if j < len(rows) else (every[i], every[j])
+        across = "" if row.label == other.label else f" (label {other.label})"
+        problems.append(f"{row.where}: near-duplicate of {other.where}{across}, {kind} {cosine:.2f}")
     return problems
 
 

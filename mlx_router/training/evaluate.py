@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mlx_router.errors import CorpusError
-from mlx_router.head.decision import Thresholds, decide
+from mlx_router.head.classifier import Scores as Scored
+from mlx_router.head.decision import CLASSIFIED, Decision, Thresholds, decide
 from mlx_router.training import metrics
+from mlx_router.training.corpus import Row
 from mlx_router.training.metrics import Scores, Truth
 
 
@@ -24,6 +25,17 @@ class EvalSet:
     texts: tuple[str, ...]
     answers: tuple[tuple[str, ...], ...]
     langs: tuple[str, ...]
+
+
+def eval_rows(path: Path, labels: Sequence[str]) -> list[Row]:
+    """The prompts of an evaluation file as rows. Raises CorpusError for every bad row."""
+    found = read_eval_set(path, labels)
+    return [
+        Row(text, answer, lang, "evaluation", f"{path.name}:{number}")
+        for number, (text, answer, lang) in enumerate(
+            zip(found.texts, found.answers, found.langs, strict=True), start=1
+        )
+    ]
 
 
 def read_eval_set(path: Path, labels: Sequence[str]) -> EvalSet:
@@ -64,7 +76,7 @@ def evaluate(scores: Scores, truth: Truth, labels: Sequence[str]) -> dict[str, A
 
 
 def rejection(
-    inside: Scores, outside: Scores, truth: Truth, labels: Sequence[str], thresholds: Thresholds
+    inside: Scored, outside: Scored, truth: Truth, labels: Sequence[str], thresholds: Thresholds
 ) -> dict[str, float]:
     """How well prompts that belong nowhere are kept from the specialists.
 
@@ -75,25 +87,28 @@ def rejection(
     """
     special = np.array([label != thresholds.fallback for label in labels])
     home = labels.index(thresholds.fallback) if thresholds.fallback in labels else -1
-    own = truth.right[:, home] if home >= 0 else np.zeros(len(inside), dtype=np.bool_)
-    decisions_in = [_domain(row, labels, thresholds) for row in inside[~own]]
-    decisions_out = [_domain(row, labels, thresholds) for row in outside]
+    own = truth.right[:, home] if home >= 0 else np.zeros(len(inside.evidence), dtype=np.bool_)
+    decided = [decision for decision, skip in zip(_decisions(inside, labels, thresholds), own, strict=True) if not skip]
     result = {
-        "outside_n": len(outside),
-        "inside_n": len(decisions_in),
-        "inside_rejected": _share(reason != "classified" for _, reason in decisions_in),
+        "outside_n": len(outside.evidence),
+        "inside_n": len(decided),
+        "inside_rejected": _share(decision.reason != CLASSIFIED for decision in decided),
     }
-    if len(outside):
-        result["outside_caught"] = _share(domain == thresholds.fallback for domain, _ in decisions_out)
-        result["auroc"] = metrics.auroc(inside[~own][:, special].max(axis=1), outside[:, special].max(axis=1))
-        result["outside_max_p99"] = float(np.quantile(outside[:, special].max(axis=1), 0.99))
+    if len(outside.evidence):
+        strangers = _decisions(outside, labels, thresholds)
+        known, strange = (part.probabilities[:, special].max(axis=1) for part in (inside, outside))
+        result["outside_caught"] = _share(decision.domain == thresholds.fallback for decision in strangers)
+        result["auroc"] = metrics.auroc(known[~own], strange)
+        result["outside_max_p99"] = float(np.quantile(strange, 0.99))
     return result
 
 
-def _domain(row: npt.NDArray[np.float64], labels: Sequence[str], thresholds: Thresholds) -> tuple[str, str]:
-    order = np.argsort(-row, kind="stable")
-    decision = decide([(labels[i], float(row[i])) for i in order], thresholds)
-    return decision.domain, decision.reason
+def _decisions(scored: Scored, labels: Sequence[str], thresholds: Thresholds) -> list[Decision]:
+    decisions = []
+    for row, evidence in zip(scored.probabilities, scored.evidence, strict=True):
+        ranked = [(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")]
+        decisions.append(decide(ranked, thresholds, evidence=float(evidence)))
+    return decisions
 
 
 def _share(flags: Any) -> float:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,12 @@ SHARES = 4  # of the labels, solved side by side; a constant, so that the result
 FloatArray = npt.NDArray[np.float32]
 
 
-def fit_lexical(texts: Sequence[str], y: npt.NDArray[np.float32]) -> Lexical:
-    """n texts and their multi-label targets (n, C) -> a lexical model."""
-    counts = _count_matrix(texts)
+def fit_lexical(counts: scipy.sparse.csr_matrix, y: npt.NDArray[np.float32]) -> Lexical:
+    """n-gram counts (n, BUCKETS) of n texts and their multi-label targets (n, C) -> a lexical model."""
+    rows = counts.shape[0]
     rows_with = np.bincount(counts.indices, minlength=BUCKETS)
-    kept = np.flatnonzero((rows_with >= MIN_ROWS) & (rows_with <= max(MIN_ROWS, MAX_SHARE * len(texts))))
-    idf = ((np.log((1 + len(texts)) / (1 + rows_with[kept])) + 1) ** IDF_POWER).astype(np.float32)
+    kept = np.flatnonzero((rows_with >= MIN_ROWS) & (rows_with <= max(MIN_ROWS, MAX_SHARE * rows)))
+    idf = ((np.log((1 + rows) / (1 + rows_with[kept])) + 1) ** IDF_POWER).astype(np.float32)
     features = counts[:, kept] @ scipy.sparse.diags(idf)
     norms = np.maximum(scipy.sparse.linalg.norm(features, axis=1), 1e-6)
     features = (scipy.sparse.diags((1 / norms).astype(np.float32)) @ features).tocsr()
@@ -72,24 +72,37 @@ def solve_dual(features: scipy.sparse.csr_matrix, turned: scipy.sparse.csr_matri
     return dual
 
 
-def cached_lexical(texts: Sequence[str], y: npt.NDArray[np.float32], directory: Path) -> Lexical:
-    """`fit_lexical`, or what it gave for exactly these rows before."""
-    digest = hashlib.sha256(repr((RIDGE, MIN_ROWS, MAX_SHARE, IDF_POWER, TOLERANCE, NGRAMS, BUCKETS)).encode())
-    digest.update("\0".join(texts).encode("utf-8", "surrogatepass"))
-    digest.update(np.ascontiguousarray(y).tobytes())
-    path = directory / f"{digest.hexdigest()[:32]}.safetensors"
-    if path.is_file():
-        with suppress(VersionCorrupt):  # a damaged file is fitted again
-            return load_lexical(path, y.shape[1])
-    lexical = fit_lexical(texts, y)
-    directory.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as draft:
-        lexical.save(draft)
-    return lexical
+class LexicalFits:
+    """Models of parts of the same rows: n-grams are counted once, and what was fitted before is read again."""
+
+    def __init__(self, texts: Sequence[str], y: npt.NDArray[np.float32], directory: Path) -> None:
+        self._texts = texts
+        self._y = y
+        self._directory = directory
+
+    def fit(self, index: npt.NDArray[np.intp]) -> Lexical:
+        """The model of the rows at `index`."""
+        y = self._y[index]
+        digest = hashlib.sha256(repr((RIDGE, MIN_ROWS, MAX_SHARE, IDF_POWER, TOLERANCE, NGRAMS, BUCKETS)).encode())
+        digest.update("\0".join(self._texts[i] for i in index).encode("utf-8", "surrogatepass"))
+        digest.update(np.ascontiguousarray(y).tobytes())
+        path = self._directory / f"{digest.hexdigest()[:32]}.safetensors"
+        if path.is_file():
+            with suppress(VersionCorrupt):  # a damaged file is fitted again
+                return load_lexical(path, y.shape[1])
+        lexical = fit_lexical(self._counts[index], y)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as draft:
+            lexical.save(draft)
+        return lexical
+
+    @cached_property
+    def _counts(self) -> scipy.sparse.csr_matrix:
+        return count_ngrams(self._texts)
 
 
-def _count_matrix(texts: Sequence[str]) -> scipy.sparse.csr_matrix:
-    """(n, BUCKETS) of damped n-gram counts."""
+def count_ngrams(texts: Sequence[str]) -> scipy.sparse.csr_matrix:
+    """Damped n-gram counts of n texts: (n, BUCKETS)."""
     found = [hashed_ngrams(text) for text in texts]
     pointers = np.concatenate([[0], np.cumsum([len(buckets) for buckets, _ in found])])
     buckets = np.concatenate([buckets for buckets, _ in found]).astype(np.int32)

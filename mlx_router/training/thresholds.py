@@ -33,6 +33,14 @@ def choose_thresholds(
     return out, outside
 
 
+def least_evidence(evidence: npt.NDArray[np.float64], reject_share: float = REJECT_SHARE) -> float:
+    """What the best logit of a prompt must reach: half of `reject_share` of in-domain validation prompts do not.
+
+    Source: Hendrycks et al. 2022, Scaling out-of-distribution detection, the maximum logit score.
+    """
+    return float(np.quantile(evidence, reject_share / 2))
+
+
 def _best_f1(scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> float:
     grid = np.linspace(FLOOR, CEILING, 46)
     total = int(right.sum())

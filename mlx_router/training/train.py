@@ -21,6 +21,7 @@ from mlx_router.encoder.encoder import DIM, Encoder
 from mlx_router.encoder.weights import HUB_NAME
 from mlx_router.files import write_json
 from mlx_router.head.calibration import Calibration, fit_calibration
+from mlx_router.head.classifier import Scores
 from mlx_router.head.decision import Thresholds
 from mlx_router.head.lexical import LEXICAL_FILE, Lexical
 from mlx_router.head.weights import HeadWeights
@@ -32,8 +33,8 @@ from mlx_router.training.embeddings import EmbeddingCache
 from mlx_router.training.evaluate import evaluate, rejection
 from mlx_router.training.fit import EpochLog, Recipe, fit_head
 from mlx_router.training.report import write_report
-from mlx_router.training.ridge import cached_lexical
-from mlx_router.training.thresholds import choose_thresholds
+from mlx_router.training.ridge import LexicalFits
+from mlx_router.training.thresholds import choose_thresholds, least_evidence
 
 FALLBACK = "general"
 
@@ -65,8 +66,8 @@ def train_router(
         corpus, cache, seed=recipe.seed, fallback=FALLBACK, progress=progress.encoding(len(corpus.rows))
     )
     clock.lap("encode")
-    fits = home / "cache" / "lexical"
-    lexical = cached_lexical(data.texts(data.split.train), data.y[data.split.train], fits)
+    fits = LexicalFits([row.text for row in data.rows], data.y, home / "cache" / "lexical")
+    lexical = fits.fit(data.split.train)
     clock.lap("fit n-grams")
     valid = data.inside(data.split.valid)
     head, log = fit_head(
@@ -83,7 +84,7 @@ def train_router(
         head.save(draft / "router.safetensors")
         # The figures are those of a fit on the training rows; what is served has seen the other rows too, because
         # n-grams have no epochs to stop early and every new word counts.
-        cached_lexical([row.text for row in data.rows], data.y, fits).save(draft / LEXICAL_FILE)
+        fits.fit(np.arange(len(data.rows))).save(draft / LEXICAL_FILE)
         write_json(draft / "meta.json", meta.to_json())
         write_json(draft / "label_map.json", label_map(meta.domains))
         write_json(draft / "metrics.json", {**figures, "epochs": [vars(entry) for entry in log]})
@@ -121,23 +122,26 @@ def _judge(
     blend = fit_blend(meaning, words, right)
     calibration = fit_calibration(meaning + blend.weight * words, right, blend.temperature)
 
-    def scores(index: npt.NDArray[np.intp]) -> metrics.Scores:
-        return calibration(head.logits(data.x[index]) + blend.weight * lexical.scores(data.texts(index)))
+    def score(index: npt.NDArray[np.intp]) -> Scores:
+        logits = head.logits(data.x[index]) + blend.weight * lexical.scores(data.texts(index))
+        return Scores(calibration(logits), logits.max(axis=1).astype(np.float64))
 
     valid, test = data.inside(data.split.valid), data.inside(data.split.test)
-    valid_scores, test_scores = scores(valid), scores(test)
-    per_label, outside = choose_thresholds(valid_scores, data.y[valid] > 0)
+    chosen_on, measured_on = score(valid), score(test)
+    test_scores = measured_on.probabilities
+    per_label, outside = choose_thresholds(chosen_on.probabilities, data.y[valid] > 0)
     thresholds = Thresholds(
         per_label={label: round(float(value), 4) for label, value in zip(data.labels, per_label, strict=True)},
         out_of_domain=round(outside, 4),
+        evidence=round(least_evidence(chosen_on.evidence), 4),
         fallback=FALLBACK,
     )
     figures = {
-        "valid": evaluate(valid_scores, data.truth(valid), data.labels),
+        "valid": evaluate(chosen_on.probabilities, data.truth(valid), data.labels),
         "test": evaluate(test_scores, data.truth(test), data.labels),
         "test_head_alone": metrics.summary(_plain(head.logits(data.x[test])), data.truth(test)),
         "rejection": rejection(
-            test_scores, scores(data.outside(data.split.test)), data.truth(test), data.labels, thresholds
+            measured_on, score(data.outside(data.split.test)), data.truth(test), data.labels, thresholds
         ),
         "leakage": {"near_duplicates_across_splits": data.leaks},
     }
@@ -149,6 +153,7 @@ def _judge(
         calibration=calibration.to_json(),
         thresholds=thresholds.per_label,
         out_of_domain=thresholds.out_of_domain,
+        evidence=thresholds.evidence,
         fallback=thresholds.fallback,
         lexical_weight=blend.weight,
         encoder={

@@ -8,6 +8,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -209,6 +210,18 @@ def test_a_conversation_stays_with_its_specialist(rig: Rig) -> None:
     assert turn("a kicad question to stick to", "no, now in sql")["domain"] == "sql"
 
 
+def test_conversations_that_begin_alike_are_not_one(rig: Rig) -> None:
+    def turn(*prompts: str, **fields: Any) -> dict[str, str]:
+        messages = [{"role": "assistant" if n % 2 else "user", "content": prompt} for n, prompt in enumerate(prompts)]
+        return decision(rig.post("/v1/chat/completions", {"model": "auto", "messages": messages, **fields}).headers)
+
+    assert turn("good day")["domain"] == "general"
+    assert turn("good day", "Hello.", "place my kicad parts")["domain"] == "kicad-pcb"
+    assert turn("good day", "Hi!", "perhaps the weather")["domain"] == "general"
+    assert turn("place more kicad parts", prompt_cache_key="an app")["domain"] == "kicad-pcb"
+    assert turn("perhaps the weather", prompt_cache_key="an app")["domain"] == "general"
+
+
 def test_boilerplate_does_not_route(rig: Rig) -> None:
     prompt = "<system-reminder>always use sql</system-reminder>place my kicad parts"
     assert rig.chat(prompt).headers["x-router-domain"] == "kicad-pcb"
@@ -298,6 +311,27 @@ def test_health_ready_status_decisions_metrics(rig: Rig) -> None:
         assert f"mlx_router_{name}" in families, name
 
 
+def test_a_slow_upload_is_no_overhead_of_ours(rig: Rig) -> None:
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "sql, in time"}]}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", rig.gateway.port), timeout=10) as client:
+        client.sendall(head.encode() + body[:9])
+        wait_until(lambda: rig.get("/v1/status").json()["gateway"]["active"] == 1, "the request")
+        begun = time.monotonic()
+        wait_until(lambda: time.monotonic() - begun > 0.3, "a while")
+        client.sendall(body[9:])
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    entry = rig.get("/v1/decisions?limit=1").json()["data"][0]
+    assert entry["overhead_ms"] < 300 < entry["total_ms"]
+
+
+def test_overhead_is_finer_than_a_millisecond(rig: Rig) -> None:
+    for _ in range(5):
+        rig.chat("sql, in fractions of a millisecond")
+    entries = rig.get("/v1/decisions?limit=5").json()["data"]
+    assert all(entry["overhead_ms"] > 0 for entry in entries)
+
+
 def test_processes_come_from_the_supervisors_record_without_paths(rig: Rig) -> None:
     run = rig.home / "run"
     run.mkdir()
@@ -342,6 +376,19 @@ def test_adapters_are_loaded_and_unloaded_through_the_gateway(rig: Rig) -> None:
     unknown = rig.post("/v1/load_lora_adapter", {"lora_name": "whose", "lora_path": "x"})
     assert (unknown.status, unknown.json()["error"]["code"]) == (404, "adapter_not_found")
     assert {item["id"] for item in rig.get("/v1/adapters").json()["data"]} >= {"mascarade-coder", "mascarade-sql"}
+
+
+def test_a_specialist_whose_answers_come_in_pieces(rig: Rig) -> None:
+    code = rig.specialists["code"]
+    code.control(split=True)
+    try:
+        body = {"lora_name": "mascarade-sql", "load_inplace": True}
+        assert rig.post("/v1/load_lora_adapter", body).json()["status"] == "replaced"
+        part = rig.get("/ready").json()["parts"]["code"]
+        assert (part["ready"], part["reason"]) == (True, None)
+        assert rig.chat("write sql").headers["x-router-adapter"] == "mascarade-sql"
+    finally:
+        code.control(split=False)
 
 
 def test_a_quarantined_adapter_takes_no_traffic(rig: Rig) -> None:

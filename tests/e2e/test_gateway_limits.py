@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +101,23 @@ def test_long_headers_are_refused(rig: Rig) -> None:
     assert events(rig, "headers_too_large") == 2
 
 
+@pytest.mark.parametrize("piece", [b"x-more: " + b"a" * 500 + b"\r\n", b"a" * 500], ids=["many", "one"])
+def test_endless_trailers_are_cut(rig: Rig, piece: bytes) -> None:
+    before, slow = events(rig, "headers_too_large"), events(rig, "slow_client")
+    with connect(rig) as client:
+        client.sendall(b"POST /v1/route HTTP/1.1\r\nhost: x\r\nx-api-key: key-1\r\ntransfer-encoding: chunked\r\n\r\n")
+        client.sendall(b"2\r\n{}\r\n0\r\nx-first: ")
+        wait_until(lambda: sent(client, piece) is False, "the end of patience")
+    assert (events(rig, "headers_too_large"), events(rig, "slow_client")) == (before + 1, slow)
+
+
+def test_trailers_within_the_limit_are_read(rig: Rig) -> None:
+    with connect(rig) as client:
+        client.sendall(b"POST /v1/route HTTP/1.1\r\nhost: x\r\nx-api-key: key-1\r\nconnection: close\r\n")
+        client.sendall(b'transfer-encoding: chunked\r\n\r\n10\r\n{"prompt":"rust"\r\n1\r\n}\r\n0\r\nx-sum: 1\r\n\r\n')
+        assert b'"domain":"rust"' in read_all(client)
+
+
 def sent(client: socket.socket, data: bytes) -> bool:
     try:
         client.sendall(data)
@@ -124,6 +142,16 @@ def test_slow_senders_are_cut(rig: Rig, beginning: bytes) -> None:
         answer = read_all(client)
         assert time.monotonic() - started < 8
     assert answer == b"" or answer.startswith((b"HTTP/1.1 408", b"HTTP/1.1 401"))
+    assert events(rig, "slow_client") == before + 1
+
+
+def test_a_line_break_does_not_hold_a_connection(rig: Rig) -> None:
+    before = events(rig, "slow_client")
+    with connect(rig) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        client.sendall(b"\r\n")
+        read_all(client)
     assert events(rig, "slow_client") == before + 1
 
 
@@ -160,8 +188,25 @@ def test_too_many_requests_are_told_to_come_back(rig: Rig) -> None:
         reply = rig.chat("sql", headers=KEY)
         assert (reply.status, reply.json()["error"]["code"]) == (429, "overloaded")
         assert reply.headers["retry-after"] == "1"
+        assert rig.post("/v1/route", {"prompt": "sql"}, headers=KEY).status == 429
+        assert rig.post("/v1/embeddings", {"model": "minilm", "input": "a"}, headers=KEY).status == 429
         code.control(release="busy")
         assert [future.result().status for future in waiting] == [200, 200]
+
+
+def test_a_client_that_leaves_takes_its_embeddings_along(rig: Rig, tmp_path: Path) -> None:
+    def queue() -> int:
+        return int(rig.get("/v1/status", headers=KEY).json()["router"]["queue"])
+
+    body = json.dumps({"model": "minilm", "input": [f"until {tmp_path / 'there'}"]}).encode()
+    with connect(rig) as client:
+        head = f"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nx-api-key: key-1\r\ncontent-length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        wait_until(lambda: queue() == 1, "the text at the encoder")
+    wait_until(lambda: queue() == 0, "its place free")
+    (tmp_path / "there").touch()
+    assert rig.get("/v1/status", headers=KEY).json()["gateway"]["active"] == 0
+    assert "Traceback" not in rig.gateway.log.read_text()
 
 
 @pytest.mark.parametrize(

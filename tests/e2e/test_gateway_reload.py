@@ -126,6 +126,8 @@ def test_a_conversation_stays_with_its_replica(rig: Rig) -> None:
         wait_until(lambda: len([s for s in up(rig) if s == "code"]) == 2, "both replicas")
         turns = [rig.chat("sql", headers={"x-conversation-id": "c1"}).body for _ in range(4)]
         assert len(set(turns)) == 1
+        apps = [rig.chat(f"sql {n}", prompt_cache_key="an app").body for n in range(4)]
+        assert len(set(apps)) == 1
     finally:
         twin.kill()
 

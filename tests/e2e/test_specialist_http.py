@@ -96,6 +96,19 @@ def test_a_body_without_length_is_limited_too(small: SpecialistProcess) -> None:
         assert raw.recv(4096).startswith(b"HTTP/1.1 413")
 
 
+def test_a_client_that_offers_h2c_is_answered(small: SpecialistProcess) -> None:
+    host, _, port = small.url.removeprefix("http://").partition(":")
+    body = json.dumps({"model": "base", "messages": HI}).encode()
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
+        f"http2-settings: AAEAAEAAAAIAAAAB\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=20) as raw:
+        for packet in (head.encode(), body):
+            raw.sendall(packet)
+        assert raw.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def test_openapi_describes_the_bodies(small: SpecialistProcess) -> None:
     status, document = small.get("/openapi.json")
     assert status == 200

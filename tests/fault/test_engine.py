@@ -229,6 +229,24 @@ def test_a_dead_thread_is_seen_and_nobody_waits(make_engine: Callable[..., Engin
     asyncio.run(scenario())
 
 
+def test_the_jobs_of_a_request_come_in_together(make_engine: Callable[..., Engine]) -> None:
+    """A step, or an adapter change, between two of them would part them."""
+
+    async def scenario() -> None:
+        engine = make_engine()
+        engine.start()
+        await until(lambda: engine.state == "running")
+        entered, release = threading.Event(), threading.Event()
+        stuck = asyncio.create_task(engine.call(lambda core: entered.set() or release.wait(20)))
+        await until(entered.is_set)
+        engine.submit([job("one"), job("two")])
+        assert engine._commands.qsize() == 1
+        release.set()
+        await stuck
+
+    asyncio.run(scenario())
+
+
 def test_a_stalled_thread_is_seen_and_seen_to_recover(make_engine: Callable[..., Engine]) -> None:
     async def scenario() -> None:
         engine = make_engine(stall_s=0.5)

@@ -12,13 +12,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlx_router.artifacts.store import RouterStore
 from mlx_router.protocol.sse import SSEReader
 from tests.fake_router import publish_version
-from tests.gateway_rig import ROOT, Process, Reply, Rig, all_up, free_port, start_rig, wait_until
+from tests.gateway_rig import ROOT, Process, Reply, Rig, all_up, free_port, specialist, start_rig, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,14 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    folder = tmp_path_factory.mktemp("impatient")
+    other = specialist(folder, "other", "")
     running = start_rig(
-        tmp_path_factory.mktemp("impatient"), gateway="first_byte_timeout_s = 1.0\nidle_timeout_s = 1.0"
+        folder,
+        gateway="first_byte_timeout_s = 1.0\nidle_timeout_s = 1.0",
+        extra=f'[[upstream]]\nname = "other"\nurl = "{other.url}/v1"\nmodel = "base"',
     )
+    running.specialists["other"] = other
     yield running
     running.stop()
 
@@ -123,15 +129,52 @@ def test_refusals_before_the_first_byte_are_tried_elsewhere(rig: Rig, status: in
     assert (reply.status, reply.headers["x-router-specialist"]) == (200, "code")
 
 
+@pytest.mark.parametrize("status", [503, 504])
+def test_one_failed_request_closes_no_specialist(rig: Rig, status: int) -> None:
+    def failed() -> list[int]:
+        return [item["failed"] for item in rig.get("/v1/status").json()["specialists"]]
+
+    before = failed()
+    assert rig.chat("x", model="mascarade-kicad", x_test={"status": status}).status == status
+    assert rig.chat("x", model="mascarade-kicad").status == 200
+    assert failed() == before
+
+
+def test_what_a_passed_on_refusal_counts_as(rig: Rig) -> None:
+    def counted() -> tuple[float, float]:
+        lines = dict(line.rsplit(" ", 1) for line in rig.get("/metrics").body.decode().splitlines())
+        names = ('mlx_router_events_total{event="retries"}', "mlx_router_first_byte_seconds_count")
+        retries, first_bytes = (float(lines.get(name, 0)) for name in names)
+        return retries, first_bytes
+
+    retries, first_bytes = counted()
+    assert rig.chat("kicad", x_test={"status": 503}).status == 503
+    assert counted() == (retries + 1, first_bytes)
+    entry = rig.get("/v1/decisions?limit=1").json()["data"][0]
+    assert (entry["retries"], entry["first_byte_ms"]) == (1, None)
+    assert rig.chat("x", model="mascarade-kicad", x_test={"status": 503}).status == 503
+    assert counted() == (retries + 1, first_bytes)
+
+
+def test_without_a_free_slot_the_base_of_the_same_specialist_answers(rig: Rig) -> None:
+    busy = {"status": 503, "code": "adapter_slots_busy", "model": "mascarade-kicad"}
+    reply = rig.chat("kicad", x_test=busy)
+    assert (reply.status, reply.headers["x-router-reason"]) == (200, "unavailable")
+    assert (reply.headers["x-router-specialist"], reply.headers["x-router-adapter"]) == ("hardware", "base")
+    assert "hardware refuses adapter mascarade-kicad (503)" in reply.headers["x-router-detail"]
+    named = rig.chat("x", model="mascarade-kicad", x_test=busy)
+    assert (named.status, named.json()["error"]["code"]) == (503, "adapter_slots_busy")
+
+
 def test_a_full_queue(rig: Rig) -> None:
     rig.specialists["hardware"].control(full=True)
     reply = rig.chat("kicad")
     assert (reply.status, reply.headers["x-router-specialist"]) == (200, "code")
     assert "hardware is full" in reply.headers["x-router-detail"]
     rig.specialists["code"].control(full=True)
-    replies = [rig.chat("kicad") for _ in range(2)]
-    assert {reply.status for reply in replies} <= {429, 503}
-    assert all("retry-after" in reply.headers for reply in replies)
+    replies = [rig.chat("kicad", model=model) for model in ("auto", "auto", "auto", "kicad", "mascarade-kicad")]
+    assert {reply.status for reply in replies} == {429}
+    assert {reply.headers["retry-after"] for reply in replies} == {"1"}
 
 
 def test_when_nothing_can_answer_it_says_so_at_once(rig: Rig) -> None:
@@ -166,12 +209,13 @@ def test_a_specialist_that_is_not_ready_gets_nothing(rig: Rig) -> None:
     assert "the engine is starting" in rig.chat("kicad").headers["x-router-detail"]
 
 
-def test_a_stalled_upstream(impatient: Rig) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stalled_upstream(impatient: Rig, stream: bool) -> None:
     hardware = impatient.specialists["hardware"]
     assert hardware.child is not None
     hardware.child.send_signal(signal.SIGSTOP)
     try:
-        first = impatient.chat("kicad")
+        first = impatient.chat("kicad", stream=stream)
         assert (first.status, first.headers["x-router-specialist"]) == (200, "code")
         wait_until(lambda: not part_ready(impatient, "hardware"), "the probe's verdict")
         started = time.monotonic()
@@ -197,10 +241,26 @@ def test_a_slow_stream_is_no_stalled_one(impatient: Rig) -> None:
     assert SSEReader().feed(reply.body)[-1] == "[DONE]"
 
 
-def test_when_all_are_slow_it_is_a_504(impatient: Rig) -> None:
-    reply = impatient.chat("kicad", x_test={"hold": "never"})
+@pytest.mark.parametrize("fields", [{"stream": True}, {"model": "other"}], ids=["stream", "upstream"])
+def test_what_is_slow_is_a_504_and_not_computed_twice(impatient: Rig, fields: dict[str, Any]) -> None:
+    for process in impatient.specialists.values():
+        process.control(forget=True)
+    reply = impatient.chat("kicad", x_test={"hold": "never"}, **fields)
     assert reply.status == 504
     assert "first-byte time-out" in reply.json()["error"]["message"]
+    assert sum(len(process.control()["seen"]) for process in impatient.specialists.values()) == 1
+
+
+def test_an_answer_in_one_piece_may_take_longer_than_a_first_byte(impatient: Rig) -> None:
+    hardware = impatient.specialists["hardware"]
+    with ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(impatient.chat, "kicad", x_test={"hold": "whole"})
+        wait_until(lambda: hardware.control()["running"] == 1, "the request at the specialist")
+        for _ in range(2):
+            assert impatient.chat("sql", stream=True, x_test={"hold": "never"}).status == 504
+        hardware.control(release="whole")
+        reply = whole.result()
+    assert (reply.status, reply.headers["x-router-reason"]) == (200, "classified")
 
 
 def test_half_closed_sockets(rig: Rig) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_router.files import replacing, write_atomic
-from mlx_router.training.ridge import cached_lexical
+from mlx_router.training.ridge import LexicalFits
 
 
 def names(folder: Path) -> list[str]:
@@ -56,5 +56,5 @@ def test_a_cache_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypat
     monkeypatch.setattr(Path, "replace", full)
     y = np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
     with pytest.raises(OSError, match="No space left"):
-        cached_lexical(["a b", "c d", "a b e", "c d f"], y, tmp_path)
+        LexicalFits(["a b", "c d", "a b e", "c d f"], y, tmp_path).fit(np.arange(4))
     assert names(tmp_path) == []

@@ -18,14 +18,15 @@ ALLOWED = {
     "config": set(),
     "compute": set(),
     "protocol": set(),
+    "http": set(),
     "artifacts": {"config"},
     "encoder": {"compute", "config"},
     "lora": {"compute", "config"},
     "head": {"compute", "config", "encoder", "artifacts"},
     "training": {"compute", "config", "encoder", "head", "artifacts"},
-    "gateway": {"config", "protocol", "artifacts", "head", "lora"},
-    "specialist": {"compute", "config", "protocol", "lora", "demo"},
-    "supervisor": {"config"},
+    "gateway": {"config", "protocol", "http", "artifacts", "head", "lora"},
+    "specialist": {"compute", "config", "protocol", "http", "lora", "demo"},
+    "supervisor": {"config", "http"},
 }
 WITHOUT_MLX = (
     "mlx_router.config",

@@ -313,6 +313,16 @@ def test_pin_is_remembered_and_told(rig: Rig, servers: list[FakeServer]) -> None
     assert not rig.registry.find(KICAD).pinned
 
 
+def test_pin_refuses_what_is_quarantined(rig: Rig, servers: list[FakeServer], tmp_path: Path) -> None:
+    rig.json("add", KICAD, str(write_adapter(tmp_path / "w1")))
+    rig.json("quarantine", KICAD, "leaks links")
+    servers[0].calls.clear()
+    assert "is quarantined: leaks links" in rig.error("pin", KICAD)
+    assert servers[0].calls == []
+    assert not rig.registry.find(KICAD).pinned
+    rig.json("pin", KICAD, "--off")
+
+
 def test_the_admin_token_is_sent(tmp_path: Path) -> None:
     server = FakeServer(token="secret")
     try:

@@ -9,7 +9,16 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from mlx_router.config import Config, Known, SpecialistConfig, find_config, load_config, parse_config, read_api_keys
+from mlx_router.config import (
+    Config,
+    Known,
+    SecurityConfig,
+    SpecialistConfig,
+    find_config,
+    load_config,
+    parse_config,
+    read_api_keys,
+)
 from mlx_router.config.editor import json_schema
 from mlx_router.config.environment import launched_rank
 from mlx_router.errors import ConfigError
@@ -200,6 +209,32 @@ def test_one_mistake(tmp_path: Path, text: str, expected: str) -> None:
     found = problems(tmp_path, text)
     assert len(found) == 1, found
     assert found[0].startswith(expected)
+
+
+def test_origins_are_those_that_browsers_send(tmp_path: Path) -> None:
+    good = ["https://app.example", "http://localhost:3000", "http://[::1]:80", "tauri://localhost", "http://127.0.0.1"]
+    assert load(tmp_path, f"[gateway]\ncors_origins = {good}\n").gateway.cors_origins == tuple(good)
+    bad = ["*", "https://*.example", "app.example", "https://app.example/", "https://App.example", "null", "http://"]
+    example = "https://app.example or http://localhost:3000"
+    form = f"must be an origin as browsers send it, like {example}, without a path or '*'"
+    lines = "".join(f"  {item!r},\n" for item in bad)
+    assert problems(tmp_path, f"[gateway]\ncors_origins = [\n{lines}]\n") == [
+        f"line {number + 2}: gateway.cors_origins[{number}] {form}, got {item!r}"
+        for number, item in enumerate(bad, start=1)
+    ]
+
+
+def test_keys_come_from_the_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "keys.txt"
+    path.write_text("# ours\n  first  \n\n# last: old\né\n", encoding="utf-8")
+    security = SecurityConfig(api_keys=("zeroth",), api_keys_file=path)
+    assert read_api_keys(security) == ("zeroth", "first", "é")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"api_keys_file .*keys\.txt: it is not UTF-8 text"):
+        read_api_keys(security)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"api_keys_file .*keys\.txt: No such file"):
+        read_api_keys(security)
 
 
 def test_a_broken_element_does_not_move_the_lines_of_the_next(tmp_path: Path) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mlx_router.errors import RouterError, VersionCorrupt
-from mlx_router.gateway.routing import RouterThread, RouterUnavailable
+from mlx_router.errors import Overloaded, RouterError, VersionCorrupt
+from mlx_router.gateway.routing import _YIELD_S, MAX_WAITING, RouterThread, RouterUnavailable
 from mlx_router.head.decision import Decision
 
 
@@ -39,7 +40,10 @@ class Gated:
         ]
 
     def encode(self, texts: Sequence[str]) -> Any:
-        return np.zeros((len(texts), 384), dtype=np.float32)
+        self.batches.append(list(texts))
+        self.entered.set()
+        assert self.gate.wait(10)
+        return np.array([[len(text)] * 384 for text in texts], dtype=np.float32)
 
 
 def run(router: Callable[[], Any], body: Callable[[RouterThread], Awaitable[None]], cache_size: int = 100) -> None:
@@ -86,6 +90,90 @@ def test_the_cache_forgets_what_was_used_longest_ago() -> None:
         assert thread.cached == 2
 
     run(lambda: router, body, cache_size=2)
+
+
+def test_prompts_go_between_the_slices_of_an_embeddings_body() -> None:
+    router = Gated()
+    texts = ["x" * (80 - number) for number in range(80)]
+
+    async def body(thread: RouterThread) -> None:
+        job = asyncio.create_task(thread.encode(texts))
+        other = asyncio.create_task(thread.encode(["y"]))
+        await asyncio.to_thread(router.entered.wait, 10)
+        prompt = asyncio.create_task(thread.route("a prompt"))
+        await asyncio.sleep(0)  # let it queue
+        assert thread.depth == 82
+        router.gate.set()
+        vectors = await job
+        await asyncio.gather(prompt, other)
+        assert [len(batch) for batch in router.batches] == [32, 1, 1, 32, 16]
+        assert router.batches[1] == ["a prompt"]
+        assert vectors[:, 0].tolist() == [len(text) for text in texts]
+        assert thread.depth == 0
+
+    run(lambda: router, body)
+
+
+def test_long_texts_make_short_slices() -> None:
+    router = Gated()
+    router.gate.set()
+
+    async def body(thread: RouterThread) -> None:
+        await thread.encode(["x" * 100_000] * 20)
+        assert [len(batch) for batch in router.batches] == [8, 8, 4]
+
+    run(lambda: router, body)
+
+
+def test_a_body_waits_for_prompts_but_not_for_ever() -> None:
+    router = Gated()
+
+    async def body(thread: RouterThread) -> None:
+        first = asyncio.create_task(thread.route("first"))
+        await asyncio.to_thread(router.entered.wait, 10)
+        waiting = asyncio.create_task(thread.encode(["text"]))
+        await asyncio.sleep(0)  # let it queue
+        thread._submit("route", ["late"], due_s=time.monotonic() + 2 * _YIELD_S)
+        soon = asyncio.create_task(thread.route("soon"))
+        await asyncio.sleep(0)
+        router.gate.set()
+        await asyncio.gather(first, waiting, soon)
+        assert router.batches[:3] == [["first"], ["soon"], ["text"]]
+
+    run(lambda: router, body)
+
+
+def test_a_client_that_leaves_takes_its_texts_along() -> None:
+    router = Gated()
+
+    async def body(thread: RouterThread) -> None:
+        job = asyncio.create_task(thread.encode(["text"] * 64))
+        await asyncio.to_thread(router.entered.wait, 10)
+        job.cancel()
+        await asyncio.gather(job, return_exceptions=True)
+        router.gate.set()
+        await thread.route("a prompt")
+        assert router.batches == [["text"] * 32, ["a prompt"]]
+        assert thread.depth == 0
+
+    run(lambda: router, body)
+
+
+def test_texts_are_counted_and_leave_prompts_their_places() -> None:
+    router = Gated()
+
+    async def body(thread: RouterThread) -> None:
+        jobs = [asyncio.create_task(thread.encode(["text"] * 256)) for _ in range(MAX_WAITING // 256)]
+        await asyncio.to_thread(router.entered.wait, 10)
+        with pytest.raises(Overloaded):
+            await thread.encode(["one more"])
+        prompt = asyncio.create_task(thread.route("a prompt"))
+        await asyncio.sleep(0)
+        router.gate.set()
+        assert (await prompt).domain == "general"
+        await asyncio.gather(*jobs)
+
+    run(lambda: router, body)
 
 
 def test_a_failed_batch_fails_its_prompts_and_no_others() -> None:

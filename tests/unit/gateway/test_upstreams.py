@@ -78,6 +78,18 @@ def test_full_ones_are_passed_over() -> None:
     assert why == ["code is full"]
 
 
+def test_how_long_a_full_fleet_is_full() -> None:
+    first, second = endpoint("a"), endpoint("b")
+    fleet = Fleet([first, second])
+    first.overloaded(10.0)
+    assert fleet.full_for_s([BASE]) is None
+    second.overloaded(5.0)
+    assert fleet.full_for_s([STEP, BASE]) == pytest.approx(5.0, abs=0.5)
+    second.failure("connection refused")
+    assert fleet.full_for_s([BASE]) is None
+    assert fleet.full_for_s([]) is None
+
+
 def test_those_that_failed_this_request_are_not_tried_again() -> None:
     first, second = endpoint("a"), endpoint("b", in_flight=9)
     assert Fleet([first, second]).pick(BASE, tried=frozenset({first.key}))[0] is second

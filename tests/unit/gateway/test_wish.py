@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlx_router.gateway.boilerplate import strip
 from mlx_router.gateway.followup import follow_up_kind
-from mlx_router.gateway.wish import MAX_CHARS, conversation_key, prompt_text, text_of, wish_of
+from mlx_router.gateway.wish import MAX_CHARS, conversation_keys, prompt_text, text_of, wish_of
 
 
 def talk(*turns: str) -> list[dict[str, Any]]:
@@ -125,10 +125,21 @@ def test_prompts_of_plain_completions() -> None:
     assert prompt_text(None) == ""
 
 
-def test_a_conversation_keeps_its_key() -> None:
-    assert conversation_key(talk("a")) == conversation_key(talk("a", "b"))
-    assert conversation_key(talk("a")) != conversation_key(talk("b"))
-    assert conversation_key([]) is None
+def test_a_conversation_is_known_by_the_turns_that_were_answered() -> None:
+    first, second = conversation_keys(talk("a")), conversation_keys(talk("a", "b"))
+    assert first[0] is None
+    assert second[0] == first[1]
+    assert len({first[1], second[1], conversation_keys(talk("b"))[1], conversation_keys(talk("b", "a"))[1]}) == 4
+    assert conversation_keys(talk("a")[1:])[1] != first[1]  # another system prompt
+    assert conversation_keys([]) == (None, None)
+    assert conversation_keys([{"role": "assistant", "content": "hi"}]) == (None, None)
+
+
+def test_an_agent_at_work_stays_in_its_turn() -> None:
+    works = [*talk("a"), {"role": "assistant", "tool_calls": []}, {"role": "tool", "content": "1"}]
+    assert conversation_keys(works) == (conversation_keys(talk("a"))[1],) * 2
+    adds = [*works, {"role": "user", "content": "b"}, {"role": "user", "content": "<environment>"}]
+    assert conversation_keys(adds)[0] == conversation_keys(talk("a"))[1]
 
 
 @pytest.mark.parametrize(
@@ -150,5 +161,5 @@ JSON = st.recursive(
 @given(st.lists(JSON | st.fixed_dictionaries({"role": st.just("user"), "content": JSON})))
 def test_any_json_has_a_wish(messages: list[Any]) -> None:
     assert isinstance(wish_of(messages).prompt, str)
-    conversation_key(messages)
+    conversation_keys(messages)
     text_of(messages)

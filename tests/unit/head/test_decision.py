@@ -29,6 +29,15 @@ def test_nothing_near_is_out_of_domain() -> None:
     assert _decide({"a": 0.09, "b": 0.01}, a=0.5, b=0.5) == ("general", "out_of_domain", [])
 
 
+def test_a_sure_label_without_evidence_is_out_of_domain() -> None:
+    """A label may hold nearly the whole of nearly nothing."""
+    thresholds = Thresholds(per_label={"a": 0.5}, out_of_domain=0.1, evidence=2.0)
+    scores = [("a", 0.99), ("b", 0.01)]
+    known, strange = (decide(scores, thresholds, evidence=value) for value in (2.0, 1.9))
+    assert (known.domain, known.reason) == ("a", "classified")
+    assert (strange.domain, strange.reason, strange.selections) == ("general", "out_of_domain", ())
+
+
 def test_at_most_four_selections() -> None:
     scores = {label: 0.9 - 0.01 * i for i, label in enumerate(LABELS)}
     assert _decide(scores)[2] == LABELS[:4]

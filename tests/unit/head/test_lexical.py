@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mlx_router.errors import VersionCorrupt
 from mlx_router.head.lexical import fold, hashed_ngrams, load_lexical
-from mlx_router.training.ridge import fit_lexical
+from mlx_router.training.ridge import count_ngrams, fit_lexical
 
 TEXTS = [
     "route the differential pair on the board",
@@ -34,23 +34,23 @@ def test_any_text_has_ngrams(text: str) -> None:
 
 
 def test_learns_words_it_has_seen() -> None:
-    lexical = fit_lexical(TEXTS, TARGETS)
+    lexical = fit_lexical(count_ngrams(TEXTS), TARGETS)
     scores = lexical.scores(["copper zone on my board", "the borrow does not live long enough"])
     assert scores.argmax(axis=1).tolist() == [0, 1]
 
 
 def test_unknown_words_say_nothing() -> None:
-    assert np.abs(fit_lexical(TEXTS, TARGETS).scores(["", "漢字漢字"])).max() == 0.0
+    assert np.abs(fit_lexical(count_ngrams(TEXTS), TARGETS).scores(["", "漢字漢字"])).max() == 0.0
 
 
 def test_survives_the_file(tmp_path: Path) -> None:
-    lexical = fit_lexical(TEXTS, TARGETS)
+    lexical = fit_lexical(count_ngrams(TEXTS), TARGETS)
     lexical.save(tmp_path / "lexical.safetensors")
     again = load_lexical(tmp_path / "lexical.safetensors", classes=2)
     np.testing.assert_array_equal(again.scores(TEXTS), lexical.scores(TEXTS))
 
 
 def test_wrong_number_of_labels_is_refused(tmp_path: Path) -> None:
-    fit_lexical(TEXTS, TARGETS).save(tmp_path / "lexical.safetensors")
+    fit_lexical(count_ngrams(TEXTS), TARGETS).save(tmp_path / "lexical.safetensors")
     with pytest.raises(VersionCorrupt, match=r"weights: shape .* expected .*, 3\)"):
         load_lexical(tmp_path / "lexical.safetensors", classes=3)

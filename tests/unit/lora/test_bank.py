@@ -114,7 +114,7 @@ def test_release_is_idempotent_and_a_released_lease_is_useless(bases: dict[str, 
 def test_the_base_needs_no_slot(bases: dict[str, Path]) -> None:
     bank = bank_of(bases["qwen3"])
     lease = bank.acquire(None)
-    assert (lease.slot, lease.digest) == (0, "base")
+    assert (lease.version.slot, lease.digest) == (0, "base")
     assert bank.stats()["used"] == 0
     lease.release()
 

@@ -184,7 +184,7 @@ class Interleavings(RuleBasedStateMachine):
         slots = [entry["slot"] for entry in resident]
         assert len(set(slots)) == len(slots)
         assert all(1 <= slot < 4 for slot in slots)
-        held = [row.lease for row in self.rows.values() if row.lease.slot]
+        held = [row.lease for row in self.rows.values() if row.lease.version.slot]
         assert sum(entry["leases"] for entry in resident) == len(held)
         assert all(entry["leases"] for entry in resident if entry["retired"])
         free = set(range(4)) - set(slots)  # 0, the base, among them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -9,18 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mlx_lm.utils import load_adapters
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from mlx_router.compute import mx
-from mlx_router.errors import AdapterError
+from mlx_router.errors import AdapterError, AdapterTooLarge
 from mlx_router.lora.bank import AdapterBank
 from mlx_router.lora.convert import convert_peft
 from mlx_router.lora.load import AdapterFiles, read_adapter
 from tests.tiny_models import open_model, save_model
 
 ROOT = "base_model.model.model.layers.0."
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.just(10**400) | st.text(max_size=4)
+JSON = PLAIN | st.lists(PLAIN, max_size=3)
 
 
 def matrix(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -30,8 +35,8 @@ def matrix(*shape: int, seed: int = 0) -> NDArray[np.float32]:
 def write(folder: Path, tensors: dict[str, NDArray[np.float32]], **config: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors")
-    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], **config}
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    values = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], **config}
+    (folder / "adapter_config.json").write_text(json.dumps(values))
     return folder
 
 
@@ -83,6 +88,33 @@ def test_experts_are_stacked(tmp_path: Path) -> None:
     assert not stacked.b[1].any()  # an expert that was not trained
 
 
+@pytest.mark.parametrize("number", ["1024", "3000000", "9" * 5000])
+def test_implausible_experts_are_refused_before_they_are_made(tmp_path: Path, number: str) -> None:
+    tensors = pair("mlp.experts.0.up_proj") | pair(f"mlp.experts.{number}.up_proj", seed=5)
+    with pytest.raises(AdapterError, match="expert"):
+        read_adapter(write(tmp_path, tensors))
+
+
+def test_experts_that_would_take_more_than_a_file_may_are_refused(tmp_path: Path) -> None:
+    tensors = pair("mlp.experts.1000.up_proj", inputs=60)
+    with pytest.raises(AdapterTooLarge, match="1121120 bytes"):
+        read_adapter(write(tmp_path, tensors), max_bytes=2**20)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights"]
+        ),
+        JSON | st.dictionaries(st.sampled_from(["q_proj", "[", ".*"]), PLAIN),
+    )
+)
+def test_arbitrary_settings_never_raise_anything_else(tmp_path: Path, config: dict[str, Any]) -> None:
+    with contextlib.suppress(AdapterError):
+        read_adapter(write(tmp_path, pair("self_attn.q_proj"), **config))
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -95,6 +127,15 @@ def test_experts_are_stacked(tmp_path: Path) -> None:
         ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters is set"),
         ({"r": None}, "r is None"),
         ({"lora_alpha": "16"}, "lora_alpha is '16'"),
+        ({"lora_alpha": 10**400}, "lora_alpha is 1000"),
+        ({"lora_alpha": 0, "alpha_pattern": {"q_proj": 8}}, "lora_alpha is 0"),
+        ({"rank_pattern": ["q_proj"]}, r"rank_pattern is \['q_proj'\]"),
+        ({"rank_pattern": {"q_proj": "4"}}, r"rank_pattern\['q_proj'\] is '4'"),
+        ({"rank_pattern": {"[": 4}}, r"rank_pattern\['\['\] is not a pattern"),
+        ({"rank_pattern": {"a{9999999999}": 4}}, "is not a pattern"),
+        ({"alpha_pattern": "q_proj"}, "alpha_pattern is 'q_proj'"),
+        ({"alpha_pattern": {"q_proj": 10**400}}, r"alpha_pattern\['q_proj'\] is 1000"),
+        ({"alpha_pattern": {"q_proj": 1e38}, "lora_alpha": 1e-30}, "NaN or infinite"),
         ({"r": 16}, "rank 4, but adapter_config.json says 16"),
     ],
 )

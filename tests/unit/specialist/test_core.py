@@ -266,6 +266,69 @@ def test_unload_ends_what_waits_and_not_what_runs(revealing: Driver) -> None:
     assert revealing.bank.stats()["used"] == 0
 
 
+@pytest.fixture
+def siblings(revealing: Driver) -> Driver:
+    """The first of a request's three jobs runs, the others wait."""
+    revealing.core._limits = Limits(max_rows=1, prefill_step=16)
+    for index in range(3):
+        revealing.add(f"r{index}", "v1", request="r", max_tokens=4, text_state="raw")
+    revealing.core.step()
+    assert [name for name, _ in revealing.events] == ["r0"]
+    return revealing
+
+
+def leases(driver: Driver) -> int:
+    return sum(entry["leases"] for entry in driver.bank.stats()["resident"])
+
+
+def test_choices_of_one_request_are_of_one_version(siblings: Driver) -> None:
+    """Whatever happens to the adapter after the first has begun: replaced, unloaded, held for another."""
+    driver = siblings
+    driver.add("other", "v1", max_tokens=2, text_state="raw")
+    driver.core.residents.install("v1", read_adapter(driver.adapters / "v2"), replace=True)
+    driver.core.residents.unload("v1")
+    driver.drain()
+    assert [driver.text(f"r{index}") for index in range(3)] == ["BBBB"] * 3
+    end = driver.end("other")
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, ModelNotFound)
+    assert driver.bank.stats()["used"] == 0
+
+
+def test_choices_of_an_adapter_that_is_held_go_on(
+    make_driver: Callable[..., Driver], revealing_base: Base, revealing_path: Path
+) -> None:
+    limits = Limits(max_rows=1, prefill_step=16)
+    driver = make_driver(revealing_base, revealing_path.parent, slots=1, limits=limits)
+    for index in range(3):
+        driver.add(f"r{index}", "v1", request="r", max_tokens=4, text_state="raw")
+    driver.core.step()
+    driver.add("wants", "v2", max_tokens=2, text_state="raw")
+    driver.add("later", "v1", max_tokens=2, text_state="raw")
+    driver.drain()
+    assert [driver.text(f"r{index}") for index in range(3)] == ["BBBB"] * 3
+    assert driver.text("wants") == "CC"
+    order = [name for name, event in driver.events if event is driver.started(name)]
+    assert order == ["r0", "r1", "r2", "wants", "later"]
+
+
+def test_the_leases_of_waiting_choices_come_back(siblings: Driver) -> None:
+    driver = siblings
+    assert leases(driver) == 3
+    driver.core.cancel("r1")
+    assert leases(driver) == 2
+    driver.now += 100
+    driver.drain()
+    assert isinstance(driver.end("r2"), Failed)
+    assert leases(driver) == 0
+
+
+def test_the_leases_of_waiting_choices_end_with_the_engine(siblings: Driver) -> None:
+    siblings.core.fail_all(SlotsBusy("over"))
+    assert leases(siblings) == 0
+    assert not siblings.core.busy
+
+
 def test_cancel_within_one_step(driver: Driver) -> None:
     driver.add("runs", "endless", max_tokens=1000)
     driver.add("stays", "endless", max_tokens=20)

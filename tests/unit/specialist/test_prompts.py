@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlx_router.errors import ContextLengthExceeded, InvalidRequest
 from mlx_router.protocol.requests import ChatRequest, CompletionRequest, parse_body
-from mlx_router.specialist.loading import Base
+from mlx_router.specialist.loading import Base, load_base
 from mlx_router.specialist.prompts import Prompts
 from tests import tiny_chat
 
@@ -78,6 +80,15 @@ def test_a_template_that_opens_the_reasoning(prompts: Prompts) -> None:
     assert prompts._text_state([tiny_chat.token("<think>"), tiny_chat.token("</think>")]) == "normal"
 
 
+@pytest.mark.parametrize("words", ["what does <think> mean?", "<think>", "<think>" + " and so on" * 9])
+def test_a_users_marker_opens_no_reasoning(prompts: Prompts, words: str) -> None:
+    """Only the template does, after the last turn."""
+    request = chat(messages=[{"role": "user", "content": words}])
+    assert prompts.chat(request).text_state == "normal"
+    opened = [*prompts.chat(request).tokens, tiny_chat.token("<think>"), tiny_chat.byte_tokens()[0x0A]]
+    assert prompts._text_state(opened) == "reasoning"
+
+
 def test_boundaries_where_states_cannot_be_cut(scripted_base: Base) -> None:
     prompts = Prompts(replace(scripted_base, states_can_be_cut=False), default_max_tokens=100, timeout_s=5.0)
     system = {"role": "system", "content": "be brief"}
@@ -90,10 +101,32 @@ def test_boundaries_where_states_cannot_be_cut(scripted_base: Base) -> None:
         assert first.tokens[:cut] == second.tokens[:cut]  # what is kept serves the next turn
 
 
+def test_the_boundary_behind_the_system_prompt_needs_no_prompt_without_a_user(
+    scripted_path: Path, tmp_path: Path
+) -> None:
+    """Qwen3.5's templates refuse messages without a user's turn."""
+    query = "{%- if not messages | selectattr('role', 'equalto', 'user') | list %}"
+    refuse = "{{ raise_exception('No user query found in messages.') }}{%- endif %}"
+    shutil.copytree(scripted_path, tmp_path / "base")
+    settings = json.loads((tmp_path / "base" / "tokenizer_config.json").read_text())
+    settings["chat_template"] = query + refuse + settings["chat_template"]
+    (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps(settings))
+    base = replace(load_base(str(tmp_path / "base"), tmp_path, max_context=2048), states_can_be_cut=False)
+    prompts = Prompts(base, default_max_tokens=100, timeout_s=5.0)
+    system = {"role": "system", "content": "be brief"}
+    for words in ("hi", "xylophone", "yes"):
+        rendered = prompts.chat(chat(messages=[system, {"role": "user", "content": words}]))
+        shared = "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\n"
+        assert text(rendered.tokens[: rendered.boundaries[0]]) == shared
+        assert len(rendered.boundaries) == 2
+    tools = prompts.chat(chat(tools=[TOOL]))
+    assert "get_weather" in text(tools.tokens[: tools.boundaries[0]])  # they stand in the system prompt
+
+
 def jobs(prompts: Prompts, request: ChatRequest, limit: int | None, count: int = 1) -> list[Any]:
     prepared = prompts.chat(request)
     ids = [str(index) for index in range(count)]
-    return prompts.jobs(prepared, request, ids=ids, adapter=None, limit=limit, logprobs=None)
+    return prompts.jobs(prepared, request, request_id="r", ids=ids, adapter=None, limit=limit, logprobs=None)
 
 
 def test_limits(prompts: Prompts) -> None:
@@ -107,6 +140,55 @@ def test_limits(prompts: Prompts) -> None:
     with pytest.raises(ContextLengthExceeded) as caught:
         jobs(prompts, chat(messages=[{"role": "user", "content": "y " * 3000}]), None)
     assert caught.value.param == "messages"
+
+
+class Reading:
+    """A tokenizer that counts the characters that it is given to encode."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.characters = 0
+
+    def encode(self, text: str, **options: Any) -> Any:
+        self.characters += len(text)
+        return self._tokenizer.encode(text, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def test_what_cannot_fit_is_not_read_to_its_end(scripted_base: Base) -> None:
+    reading = Reading(scripted_base.tokenizer)
+    prompts = Prompts(replace(scripted_base, tokenizer=reading), default_max_tokens=100, timeout_s=5.0)
+    long = "lorem ipsum " * 100_000
+    with pytest.raises(ContextLengthExceeded, match="2048") as caught:
+        prompts.chat(chat(messages=[{"role": "user", "content": long}]))
+    assert caught.value.param == "messages"
+    tool = {"type": "function", "function": {"name": "f", "description": long}}
+    with pytest.raises(ContextLengthExceeded):
+        prompts.chat(chat(tools=[tool]))
+    plain = parse_body(CompletionRequest, json.dumps({"model": "base", "prompt": long}).encode())
+    with pytest.raises(ContextLengthExceeded) as caught:
+        prompts.completion(plain)
+    assert caught.value.param == "prompt"
+    assert 0 < reading.characters < 100_000
+
+
+def test_many_characters_in_few_tokens_fit(prompts: Prompts) -> None:
+    content = tiny_chat.CALL * 1000
+    assert len(content) > 20 * 2048
+    prepared = prompts.chat(chat(messages=[{"role": "user", "content": content}]))
+    assert 1000 < len(prepared.tokens) < 1100
+    assert content in text(prepared.tokens)
+
+
+def test_no_boundaries_are_sought_in_a_prompt_that_does_not_fit(scripted_base: Base) -> None:
+    reading = Reading(scripted_base.tokenizer)
+    base = replace(scripted_base, tokenizer=reading, states_can_be_cut=False)
+    prompts = Prompts(base, default_max_tokens=100, timeout_s=5.0)
+    content = "y " * 3000
+    assert prompts.chat(chat(messages=[{"role": "user", "content": content}])).boundaries == ()
+    assert reading.characters < 1.5 * len(content)
 
 
 def test_sampling(scripted_base: Base, prompts: Prompts) -> None:

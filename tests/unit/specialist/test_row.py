@@ -88,6 +88,13 @@ def test_a_stop_string_ends_everything(texts: Texts) -> None:
     assert (delta.reasoning, delta.text) == ("a ", "")
 
 
+def test_text_before_a_stop_string_is_whole(texts: Texts) -> None:
+    """Also where it could have begun a marker, and was held back for that."""
+    assert run(texts, "if a <STOP b", stops=("STOP",))[0].text == "if a <"
+    assert run(texts, "<think>a </thSTOP", stops=("STOP",))[0].reasoning == "a </th"
+    assert run(texts, "a <STOP", stops=("STOP",), text_state="raw")[0].text == "a <"
+
+
 def test_every_token_has_its_logprob_once(texts: Texts) -> None:
     text = "Hello 🙂 there"
     delta, _, pieces = run(texts, text, logprobs=0)

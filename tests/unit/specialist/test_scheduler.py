@@ -52,7 +52,25 @@ def test_removal() -> None:
     assert queue.remove("a0") is None
     assert [item.id for item in queue.take_all(lambda item: item.adapter == "a")] == ["a1"]
     assert queue.adapters() == ["b"]
-    assert queue.oldest("a") is None
+    assert not queue.wanted("a")
+    assert queue.wanted("b")
+
+
+def test_bound_jobs_need_no_usable_adapter() -> None:
+    bound = {"a1"}
+    queue = WaitingJobs(long_tokens=10, long_places=1, bound=bound)
+    for item in (job("a0", "a"), job("a1", "a"), job("b0", "b")):
+        queue.add(item)
+    assert queue.startable(lambda adapter: False)
+    taken = queue.next(long_running=0, usable=lambda adapter: False)
+    assert taken is not None
+    assert taken.id == "a1"
+    assert not queue.startable(lambda adapter: False)
+    assert queue.next(long_running=0, usable=lambda adapter: False) is None
+    bound.add("a0")
+    assert queue.take_unbound("a") == []
+    assert not queue.wanted("a")
+    assert [item.id for item in queue.take_unbound("b")] == ["b0"]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 20)), max_size=30))

@@ -24,6 +24,17 @@ def test_near_duplicates_across_labels() -> None:
     assert problem.startswith("sql.jsonl:1: near-duplicate of rust.jsonl:1 (label rust), meaning 0.99")
 
 
+def test_rows_that_resemble_a_prompt_kept_apart() -> None:
+    rows = _rows("why is it moved", "one meaning")
+    apart = [Row(text, ("sql",), "en", "test", f"hard.jsonl:{i}") for i, text in enumerate(["Why is it MOVED?", "uno"])]
+    vectors = np.array([[1, 0], [0, 1], [1, 0], [0.1, 0.995]], dtype=np.float32)
+    same, alike, near = check_rows(rows, vectors, apart)
+    assert same == "rust.jsonl:1: the same text as hard.jsonl:0"
+    assert alike.startswith("rust.jsonl:1: near-duplicate of hard.jsonl:0 (label sql), meaning 1.00")
+    assert near.startswith("rust.jsonl:2: near-duplicate of hard.jsonl:1 (label sql), meaning 1.00")
+    assert check_rows(rows, vectors[:2]) == []
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
