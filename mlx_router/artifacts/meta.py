@@ -27,6 +27,7 @@ class Meta:
     out_of_domain: float = 0.05
     evidence: float | None = None  # what the best logit must reach
     fallback: str = "general"
+    fallback_share: float = 1.0  # of the best probability, at which the fallback wins
     lexical_weight: float = 0.0  # of lexical.safetensors; 0 where there is none
     encoder: Mapping[str, Any] = field(default_factory=dict)  # kind, sha256, runtime it was trained through
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Meta:
             "out_of_domain": self.out_of_domain,
             "evidence": self.evidence,
             "fallback": self.fallback,
+            "fallback_share": self.fallback_share,
             "lexical_weight": self.lexical_weight,
             "encoder": dict(self.encoder),
             "training": dict(self.training),
@@ -74,6 +76,7 @@ def read_meta(folder: Path) -> Meta:
         "out_of_domain",
         "evidence",
         "fallback",
+        "fallback_share",
         "lexical_weight",
         "encoder",
         "training",

@@ -108,6 +108,8 @@ def router_status(gateway: Gateway) -> dict[str, Any]:
         "labels": list(router.labels),
         "thresholds": router.meta.get("thresholds") or {},
         "out_of_domain": router.meta.get("out_of_domain"),
+        "fallback": router.meta.get("fallback"),
+        "fallback_share": router.meta.get("fallback_share"),
         "min_score": dict(gateway.setup.config.policy.min_score),
         "metrics": router.meta.get("metrics") or {},
         "current": current,

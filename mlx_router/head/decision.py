@@ -39,6 +39,7 @@ class Thresholds:
     out_of_domain: float  # below this for every label, the prompt is like nothing in the corpus
     evidence: float | None = None  # and so it is where the best logit is below this, however the labels share it
     fallback: str = "general"  # the domain used then
+    fallback_share: float = 1.0  # and used where its own probability is this share of the best, or more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +83,18 @@ def decide(
 ) -> Decision:
     """Decide on calibrated scores, best first, and the best logit, where it is known.
 
-    The best label wins if it reaches its threshold; else the fallback domain does, with `out_of_domain` where no
-    label comes near, `below_threshold` otherwise. Probabilities share one whole among the labels, so a prompt of
-    words never seen may still give one of them a large share: the logit says how much there was to share. The
+    The best label wins if it reaches its threshold and is clear of the fallback's own probability: the base answers a
+    specialist's prompt better than a specialist answers anybody's. Else the fallback domain does, with `out_of_domain`
+    where no label comes near, `below_threshold` otherwise. Probabilities share one whole among the labels, so a prompt
+    of words never seen may still give one of them a large share: the logit says how much there was to share. The
     reported score is the best label's in every case.
     """
     best, score = scores[0]
+    rival = next((value for label, value in scores if label == thresholds.fallback), 0.0)
+    clear = best == thresholds.fallback or rival < thresholds.fallback_share * score
     passed = [Selection(label, value) for label, value in scores if value >= thresholds.per_label.get(label, 0.5)]
     strange = evidence is not None and thresholds.evidence is not None and evidence < thresholds.evidence
-    if passed and passed[0].domain == best and not strange:
+    if passed and passed[0].domain == best and clear and not strange:
         domain, reason = best, CLASSIFIED
     elif strange or score < thresholds.out_of_domain:
         domain, reason = thresholds.fallback, OUT_OF_DOMAIN

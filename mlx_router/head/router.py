@@ -39,6 +39,7 @@ class Router:
             out_of_domain=meta.out_of_domain,
             evidence=meta.evidence,
             fallback=meta.fallback,
+            fallback_share=meta.fallback_share,
         )
         self.cache_entries = CACHE_ENTRIES  # 0 for a caller with a cache of its own
         self._cache: OrderedDict[str, _Ranked] = OrderedDict()

@@ -22,7 +22,6 @@ from mlx_router.encoder.weights import HUB_NAME
 from mlx_router.files import write_json
 from mlx_router.head.calibration import Calibration, fit_calibration
 from mlx_router.head.classifier import Scores
-from mlx_router.head.decision import Thresholds
 from mlx_router.head.lexical import LEXICAL_FILE, Lexical
 from mlx_router.head.weights import HeadWeights
 from mlx_router.training import metrics
@@ -34,7 +33,7 @@ from mlx_router.training.evaluate import evaluate, rejection
 from mlx_router.training.fit import EpochLog, Recipe, fit_head
 from mlx_router.training.report import write_report
 from mlx_router.training.ridge import LexicalFits
-from mlx_router.training.thresholds import choose_thresholds, least_evidence
+from mlx_router.training.thresholds import choose_thresholds
 
 FALLBACK = "general"
 
@@ -129,13 +128,7 @@ def _judge(
     valid, test = data.inside(data.split.valid), data.inside(data.split.test)
     chosen_on, measured_on = score(valid), score(test)
     test_scores = measured_on.probabilities
-    per_label, outside = choose_thresholds(chosen_on.probabilities, data.y[valid] > 0)
-    thresholds = Thresholds(
-        per_label={label: round(float(value), 4) for label, value in zip(data.labels, per_label, strict=True)},
-        out_of_domain=round(outside, 4),
-        evidence=round(least_evidence(chosen_on.evidence), 4),
-        fallback=FALLBACK,
-    )
+    thresholds = choose_thresholds(chosen_on, data.y[valid] > 0, data.labels, FALLBACK)
     figures = {
         "valid": evaluate(chosen_on.probabilities, data.truth(valid), data.labels),
         "test": evaluate(test_scores, data.truth(test), data.labels),
@@ -155,6 +148,7 @@ def _judge(
         out_of_domain=thresholds.out_of_domain,
         evidence=thresholds.evidence,
         fallback=thresholds.fallback,
+        fallback_share=thresholds.fallback_share,
         lexical_weight=blend.weight,
         encoder={
             "kind": "frozen",

@@ -60,7 +60,7 @@ function renderBars() {
   const { scores = [], domain, reason } = shown ?? {};
   const chosen = reason === "classified" || reason === "unavailable" ? domain : null;
   keyed(byId("bars"), scores.slice(0, BARS), ([label]) => label, createBar, (row, [label, value]) => {
-    const threshold = thresholdOf(label);
+    const threshold = thresholdOf(label, scores);
     const passed = threshold !== null && value >= threshold;
     row.dataset.state = label === chosen ? "chosen" : passed ? "passed" : "under";
     setText(row.querySelector(".value"), score(value));
@@ -101,7 +101,7 @@ function renderReason() {
     others: others.join(", "),
     score: () => score(shown?.score),
     best_score: () => score(bestScore),
-    threshold: () => score(thresholdOf(best)),
+    threshold: () => score(thresholdOf(best, shown?.scores)),
     floor: () => score(known.status?.router?.out_of_domain),
   });
   setText(byId("decision-detail"), shown.detail ?? "");

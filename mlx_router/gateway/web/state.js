@@ -95,10 +95,11 @@ export function findAdapter(specialist, adapter) {
 }
 
 /** The score that a label must reach, as the gateway applies it; null where it is not known. */
-export function thresholdOf(label) {
-  const { thresholds, min_score: least } = known.status?.router ?? {};
+export function thresholdOf(label, scores = []) {
+  const { thresholds, min_score: least, fallback, fallback_share: share } = known.status?.router ?? {};
   if (!thresholds) return null;
-  return Math.max(thresholds[label] ?? 0.5, least?.[label] ?? 0);
+  const rival = label === fallback ? 0 : Object.fromEntries(scores)[fallback] ?? 0;
+  return Math.max(thresholds[label] ?? 0.5, least?.[label] ?? 0, share ? Math.min(rival / share, 1) : 0);
 }
 
 /** A base model's name; of a folder on the server's disk, only its end. */

@@ -38,6 +38,14 @@ def test_a_sure_label_without_evidence_is_out_of_domain() -> None:
     assert (strange.domain, strange.reason, strange.selections) == ("general", "out_of_domain", ())
 
 
+@pytest.mark.parametrize(("rival", "reason"), [(0.29, "classified"), (0.31, "below_threshold")])
+def test_the_fallback_wins_at_its_share_of_the_best(rival: float, reason: str) -> None:
+    thresholds = Thresholds(per_label={"a": 0.3, "general": 0.3}, out_of_domain=0.1, fallback_share=0.5)
+    decision = decide([("a", 0.6), ("general", rival)], thresholds)
+    assert (decision.domain, decision.reason) == ("a" if reason == "classified" else "general", reason)
+    assert decide([("general", 0.6), ("a", 0.5)], thresholds).reason == "classified"
+
+
 def test_at_most_four_selections() -> None:
     scores = {label: 0.9 - 0.01 * i for i, label in enumerate(LABELS)}
     assert _decide(scores)[2] == LABELS[:4]

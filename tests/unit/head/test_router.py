@@ -10,7 +10,9 @@ import numpy as np
 
 from mlx_router.head.router import Router
 
-META: Any = SimpleNamespace(thresholds={"sql": 0.5, "rust": 0.5}, out_of_domain=0.0, evidence=None, fallback="general")
+META: Any = SimpleNamespace(
+    thresholds={"sql": 0.5, "rust": 0.5}, out_of_domain=0.0, evidence=None, fallback="general", fallback_share=1.0
+)
 
 
 class Counting:
