@@ -18,6 +18,7 @@ from mlx_router.training import metrics
 
 FloatArray = npt.NDArray[np.float32]
 LOSSES = ("bce", "ce", "both")
+LEAST_STD = 1e-3  # MiniLM has three dimensions that are 0 but for rounding: they are not stretched to noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,7 @@ def fit_head(
     """Train a head; `truth` is that of `valid`. Deterministic for one seed, machine and set of versions."""
     mx.random.seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
-    mean, std = train.x.mean(axis=0), train.x.std(axis=0) + 1e-6
+    mean, std = train.x.mean(axis=0), np.maximum(train.x.std(axis=0), LEAST_STD)
     x, y, weight = mx.array((train.x - mean) / std), mx.array(train.y), mx.array(train.weight)
     x_valid = mx.array((valid.x - mean) / std)
 

@@ -119,14 +119,17 @@ def _judge(
     fitting, right = data.split.valid, data.y[data.split.valid] > 0
     meaning, words = head.logits(data.x[fitting]), lexical.scores(data.texts(fitting))
     blend = fit_blend(meaning, words, right)
-    calibration = fit_calibration(meaning + blend.weight * words, right, blend.temperature)
+    logits = meaning + blend.weight * words
+    calibration = fit_calibration(logits, right, blend.temperature)
 
-    def score(index: npt.NDArray[np.intp]) -> Scores:
-        logits = head.logits(data.x[index]) + blend.weight * lexical.scores(data.texts(index))
+    def calibrated(logits: npt.NDArray[np.float32]) -> Scores:
         return Scores(calibration(logits), logits.max(axis=1).astype(np.float64))
 
-    valid, test = data.inside(data.split.valid), data.inside(data.split.test)
-    chosen_on, measured_on = score(valid), score(test)
+    def score(index: npt.NDArray[np.intp]) -> Scores:
+        return calibrated(head.logits(data.x[index]) + blend.weight * lexical.scores(data.texts(index)))
+
+    valid, test = data.inside(fitting), data.inside(data.split.test)
+    chosen_on, measured_on = calibrated(logits[np.isin(fitting, valid)]), score(test)
     test_scores = measured_on.probabilities
     thresholds = choose_thresholds(chosen_on, data.y[valid] > 0, data.labels, FALLBACK)
     figures = {

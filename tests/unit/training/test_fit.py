@@ -33,6 +33,14 @@ def test_same_seed_same_bits_other_seed_other_bits() -> None:
     assert not np.array_equal(first.w1, other.w1)
 
 
+def test_a_dimension_without_spread_keeps_small_weights() -> None:
+    data, truth = _data()
+    data.x[:, 5] = 1e-8 * data.x[:, 6]
+    head = fit_head(data, data, truth, Recipe(epochs=2, hidden=16))[0]
+    assert np.abs(head.w1[:, 5]).max() < 1e3
+    assert np.abs(head.logits(data.x + 1e-7 * np.eye(12, dtype=np.float32)[5]) - head.logits(data.x)).max() < 1e-3
+
+
 def test_rare_labels_weigh_more() -> None:
     weights = row_weights(np.array([0] * 90 + [1] * 10), 2)
     assert weights[95] == pytest.approx(3 * weights[0])
