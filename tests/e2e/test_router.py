@@ -118,7 +118,8 @@ def test_the_target_comes_from_manifests_and_routes_without_a_server(trained: Pa
     routed = decided(specialist + '[routes]\nkicad-pcb = "base"\n')
     assert (routed["domain"], routed["target"]) == ("kicad-pcb", {"specialist": "hardware", "adapter": None})
     upstream = '[[upstream]]\nname = "big"\nurl = "http://127.0.0.1:1/v1"\nmodel = "m"\n'
-    held = decided(f'{specialist}{upstream}[policy]\nfallback = "big"\nmin_score = {{ kicad-pcb = 1.0 }}\n')
+    least = ", ".join(f"{label} = 1.0" for label in LABELS)
+    held = decided(f'{specialist}{upstream}[policy]\nfallback = "big"\nmin_score = {{ {least} }}\n')
     assert (held["domain"], held["reason"]) == ("general", "below_threshold")
     assert held["target"] == {"specialist": "big", "adapter": None}
     assert decided("")["target"] is None
