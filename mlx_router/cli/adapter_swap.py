@@ -29,14 +29,13 @@ def swap(
     try:
         _refuse_quarantined(registry, name, version, force)
         with Interrupt() as interrupt:
-            replies = _everywhere(before, done.path, servers, interrupt)
+            replies = _everywhere(registry, before, done.path, servers, interrupt)
     except _NotUndone as error:  # a server may still read these files
         raise error.cause from error.cause.__cause__
-    except (RouterError, KeyboardInterrupt):
+    except (RouterError, OSError, KeyboardInterrupt):
         if done.new:
             registry.remove(name, version)
         raise
-    registry.activate(name, version)
     return {
         "adapter": name,
         "digest": done.digest,
@@ -61,22 +60,25 @@ def _refuse_quarantined(registry: Registry, name: str, version: str, force: bool
 
 
 def _everywhere(
-    before: AdapterRecord, path: Path, servers: Sequence[Place], interrupt: Interrupt
+    registry: Registry, before: AdapterRecord, path: Path, servers: Sequence[Place], interrupt: Interrupt
 ) -> list[dict[str, Any]]:
+    """Load the version in `path` in every server, then make it current; on any failure the old one is back."""
     replies: list[dict[str, Any]] = []
     changed: list[Place] = []
+    asked: Place | None = None
     try:
         for place in servers:
             body = {"lora_name": before.name, "lora_path": str(path), "load_inplace": True}
+            asked = place
             changed.append(place)  # also one that does not answer in time may have changed
             reply = place.post("load", body)
+            asked = None
             replies.append({"specialist": place.specialist, "url": place.url, **reply})
             interrupt.check()
-    except AdapterError as error:  # a server said no: it has changed nothing
-        changed.pop()
-        _undo_all(changed, before, error)
-        raise
-    except (RouterError, KeyboardInterrupt) as error:
+        registry.activate(before.name, path.name)
+    except (RouterError, OSError, KeyboardInterrupt) as error:
+        if isinstance(error, AdapterError) and asked is not None:
+            changed.remove(asked)  # it said no: it has changed nothing
         _undo_all(changed, before, error)
         raise
     return replies

@@ -46,7 +46,7 @@ def check(ctx: click.Context, data: str | None, fast: bool, files: tuple[str, ..
     found = _read(data)
     beside = found.files[0].parent.parent / "eval"
     paths = [Path(file).expanduser() for file in files] or sorted(beside.glob("*.jsonl"))
-    apart = [row for path in paths for row in eval_rows(path, found.labels)]
+    apart = [row for path in paths for row in eval_rows(path)]
     problems = check_rows(found.rows, None if fast else _embed(ctx, [*found.rows, *apart]), apart)
     if problems:
         raise CorpusError.from_problems("the corpus is not fit to learn from", problems)

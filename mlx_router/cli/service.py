@@ -43,8 +43,7 @@ def install(ctx: click.Context, system: bool, start: bool) -> None:
     chosen = _service(current_config(ctx), system)
     click.echo(f"{'wrote' if chosen.install() else 'unchanged:'} {chosen.path}")
     if start:
-        chosen.run(chosen.clear_commands, must=False)
-        for command in chosen.run(chosen.start_commands):
+        for command in (*chosen.clear(), *chosen.run(chosen.start_commands)):
             click.echo(f"ran: {command}")
     else:
         click.echo("start it with: " + " && ".join(" ".join(command) for command in chosen.start_commands))

@@ -106,7 +106,7 @@ class _Clock:
         self.limit.reschedule(min(now + self._timeouts.idle_s, self._end))
 
     def stop(self) -> None:
-        """The attempt is over."""
+        """No more looks."""
         if self._next_look is not None:
             self._next_look.cancel()
         if self._look is not None:
@@ -209,6 +209,7 @@ class Relay:
     async def _pass(
         self, attempt: Attempt, response: aiohttp.ClientResponse, answer: Answer, clock: _Clock, send: Send
     ) -> None:
+        clock.stop()
         answer.status = response.status
         answer.headers = [pair for pair in response.raw_headers if _ours_to_pass(pair[0])]
         answer.adapter = response.headers.get("x-adapter", "")

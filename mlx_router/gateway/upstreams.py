@@ -65,9 +65,13 @@ class Endpoint:
             return f"{self.pool} is {'down' if self.state == 'down' else 'not ready'}: {self.reason}"
         if self.is_full(now):
             return f"{self.pool} is full"
-        if adapter is not None and self.adapters_known and (state := self.adapters.get(adapter)) not in USABLE:
-            return f"adapter {adapter} is {state or 'not loaded'} on {self.pool}"
+        if self.lacks(adapter):
+            return f"adapter {adapter} is {self.adapters.get(adapter or '') or 'not loaded'} on {self.pool}"
         return ""
+
+    def lacks(self, adapter: str | None) -> bool:
+        """Whether it is known not to answer with this adapter."""
+        return adapter is not None and self.adapters_known and self.adapters.get(adapter) not in USABLE
 
     def is_full(self, now: float) -> bool:
         """Whether it said so a moment ago, or has as many of our requests as it may get."""
@@ -131,10 +135,13 @@ class Fleet:
     def full_for_s(self, steps: Iterable[Step]) -> float | None:
         """Seconds until an endpoint of these steps may have room; None unless being full is all that is wrong."""
         now = time.monotonic()
-        endpoints = [endpoint for step in steps for name in step.pools for endpoint in self._pools.get(name, ())]
-        if not endpoints or any(endpoint.state != "up" or not endpoint.is_full(now) for endpoint in endpoints):
+        asked = [(step, endpoint) for step in steps for name in step.pools for endpoint in self._pools.get(name, ())]
+        if not asked or any(
+            endpoint.state != "up" or not endpoint.is_full(now) or endpoint.lacks(step.adapter)
+            for step, endpoint in asked
+        ):
             return None
-        return max(0.0, min(endpoint.full_until for endpoint in endpoints) - now)
+        return max(0.0, min(endpoint.full_until for _, endpoint in asked) - now)
 
     def take(self, endpoint: Endpoint) -> None:
         """A request goes to this endpoint."""

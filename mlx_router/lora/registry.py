@@ -270,6 +270,8 @@ class Registry:
             for item in chosen:
                 shutil.rmtree(folder / item)
             if version is None:
+                for draft in folder.glob(".draft-*"):  # of an `add` that was killed: nobody builds under our lock
+                    shutil.rmtree(draft)
                 for file in (FILE, STATE, LOCK):
                     (folder / file).unlink(missing_ok=True)
                 with suppress(OSError):  # somebody adds already

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ LABEL = "org.mlx-router.serve"
 UNIT = "mlx-router.service"
 _SYSTEM_DIRS = (Path("/Library/LaunchDaemons"), Path("/etc/systemd/system"))
 _RESTART_S = 10
+_LOOK_S = 0.2  # between two looks at a service that is to end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class Service:
     start_commands: tuple[tuple[str, ...], ...]
     stop_commands: tuple[tuple[str, ...], ...]
     clear_commands: tuple[tuple[str, ...], ...] = ()  # before the start, for a service that is loaded; may fail
+    loaded_command: tuple[str, ...] = ()  # succeeds as long as it is loaded
+    drain_s: float = 0.0  # that it may take to end
     advice: tuple[str, ...] = ()
 
     def install(self) -> bool:
@@ -57,6 +61,18 @@ class Service:
             user = pwd.getpwnam(self.owner)
             for path in made:
                 os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+
+    def clear(self) -> list[str]:
+        """Stop the service where it is loaded, and wait until it is gone; what was run."""
+        done = self.run(self.clear_commands, must=False)
+        end = time.monotonic() + self.drain_s
+        while self.loaded_command and time.monotonic() < end and self._succeeds(self.loaded_command):
+            time.sleep(_LOOK_S)
+        return done
+
+    @staticmethod
+    def _succeeds(command: tuple[str, ...]) -> bool:
+        return shutil.which(command[0]) is not None and not subprocess.run(command, capture_output=True).returncode
 
     def run(self, commands: Iterable[tuple[str, ...]], *, must: bool = True) -> list[str]:
         """Run commands in order; what was run. Raises SupervisorError with what the first failure said."""
@@ -131,6 +147,8 @@ def _launchd(config: Config, system: bool) -> Service:
         start_commands=(("launchctl", "bootstrap", domain, str(path)),),
         stop_commands=(bootout,),
         clear_commands=(bootout,),
+        loaded_command=("launchctl", "print", f"{domain}/{LABEL}"),
+        drain_s=stop_s(config) + _RESTART_S,
         advice=advice,
     )
 

@@ -27,9 +27,9 @@ class EvalSet:
     langs: tuple[str, ...]
 
 
-def eval_rows(path: Path, labels: Sequence[str]) -> list[Row]:
-    """The prompts of an evaluation file as rows. Raises CorpusError for every bad row."""
-    found = read_eval_set(path, labels)
+def eval_rows(path: Path) -> list[Row]:
+    """The prompts of an evaluation file as rows, whatever their labels. Raises CorpusError for every bad row."""
+    found = read_eval_set(path)
     return [
         Row(text, answer, lang, "evaluation", f"{path.name}:{number}")
         for number, (text, answer, lang) in enumerate(
@@ -38,8 +38,12 @@ def eval_rows(path: Path, labels: Sequence[str]) -> list[Row]:
     ]
 
 
-def read_eval_set(path: Path, labels: Sequence[str]) -> EvalSet:
-    """Read an evaluation file; corpus rows ("labels") are understood too. Raises CorpusError for every bad row."""
+def read_eval_set(path: Path, labels: Sequence[str] | None = None) -> EvalSet:
+    """Read an evaluation file; corpus rows ("labels") are understood too. Raises CorpusError for every bad row.
+
+    Args:
+        labels: those that a row may have; any where None.
+    """
     texts, answers, langs, problems = [], [], [], []
     try:
         lines = path.read_bytes().splitlines()
@@ -55,7 +59,7 @@ def read_eval_set(path: Path, labels: Sequence[str]) -> EvalSet:
         except (ValueError, KeyError, TypeError) as error:
             problems.append(f'{path}:{number}: expected {{"text", "label", "also", "lang"}}: {error}')
             continue
-        if not answer or answer[0] not in labels:
+        if not answer or (labels is not None and answer[0] not in labels):
             problems.append(f"{path}:{number}: unknown label {answer[:1]}")
         answers.append(tuple(answer))
         langs.append(str(row.get("lang", "?")))

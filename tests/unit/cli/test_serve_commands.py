@@ -146,11 +146,12 @@ def test_a_service_is_shown_installed_and_removed(tmp_path: Path) -> None:
 def test_a_service_is_installed_over_a_loaded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
-    launchctl = tools / "launchctl"  # as on a Mac: a label is loaded once
+    launchctl = tools / "launchctl"  # as on a Mac: a label is loaded once, and a bootout returns before it is gone
     launchctl.write_text(
-        "#!/bin/sh\ncase $1 in\n"
-        f"bootout) rm {tools}/loaded;;\n"
-        f"bootstrap) test ! -e {tools}/loaded && : > {tools}/loaded;;\nesac\n"
+        f"#!/bin/sh\ncd {tools}\ncase $1 in\n"
+        "bootout) mv loaded ending;;\n"
+        "print) test -e loaded || { test -e ending && rm ending; };;\n"
+        "bootstrap) test ! -e loaded && test ! -e ending && : > loaded;;\nesac\n"
     )
     launchctl.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
