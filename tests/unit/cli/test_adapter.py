@@ -278,6 +278,21 @@ def test_a_swap_that_is_interrupted_is_taken_back(rig: Rig, servers: list[FakeSe
     assert (str(record.path), len(record.versions)) == (old, 1)
 
 
+def test_a_swap_that_cannot_be_made_current_is_taken_back(
+    rig: Rig, servers: list[FakeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = str(rig.registry.install(KICAD, write_adapter(tmp_path / "w1", 1)).path)
+
+    def full(registry: Registry, name: str, version: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Registry, "activate", full)
+    assert "No space left" in rig.error("swap", KICAD, str(write_adapter(tmp_path / "w2", 2)))
+    assert [server.resident[KICAD] for server in servers] == [old, old]
+    record = rig.registry.find(KICAD)
+    assert (str(record.path), len(record.versions)) == (old, 1)
+
+
 def test_files_stay_where_an_interrupt_left_a_server_on_them(
     rig: Rig, servers: list[FakeServer], tmp_path: Path
 ) -> None:

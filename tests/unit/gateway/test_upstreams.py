@@ -85,6 +85,9 @@ def test_how_long_a_full_fleet_is_full() -> None:
     assert fleet.full_for_s([BASE]) is None
     second.overloaded(5.0)
     assert fleet.full_for_s([STEP, BASE]) == pytest.approx(5.0, abs=0.5)
+    first.adapters["sql"] = "quarantined"
+    assert fleet.full_for_s([STEP]) is None  # room would not help
+    assert fleet.full_for_s([BASE]) is not None
     second.failure("connection refused")
     assert fleet.full_for_s([BASE]) is None
     assert fleet.full_for_s([]) is None

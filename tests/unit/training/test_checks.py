@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mlx_router.training.checks import check_rows, template_share
 from mlx_router.training.corpus import Row
+from mlx_router.training.evaluate import eval_rows
 from mlx_router.training.language import guess_language
 
 
@@ -68,3 +71,10 @@ def test_template_filled_often() -> None:
 @pytest.mark.parametrize("text", ["stm32 hal spi dma", "SELECT * FROM t", "ok", "le build fails with the error"])
 def test_no_guess_when_unsure(text: str) -> None:
     assert guess_language(text) is None
+
+
+def test_prompts_kept_apart_may_have_labels_of_another_corpus(tmp_path: Path) -> None:
+    path = tmp_path / "eval.jsonl"
+    path.write_text('{"text": "why is it moved", "label": "invoices", "lang": "en"}\n')
+    (problem,) = check_rows(_rows("Why is it MOVED?"), apart=eval_rows(path))
+    assert problem == "rust.jsonl:1: the same text as eval.jsonl:1"
