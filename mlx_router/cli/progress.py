@@ -58,6 +58,16 @@ class RichProgress:
 
         return advance
 
+    def ngrams(self, total: int) -> Callable[[], None]:
+        """A bar of n-gram models: one to measure with, one to serve."""
+        task = self._progress.add_task("n-grams", total=total, note="fits")
+
+        def advance() -> None:
+            self._interrupt.check()
+            self._progress.advance(task)
+
+        return advance
+
     def epochs(self, total: int) -> Callable[[EpochLog], None]:
         """A bar of epochs with what each reached."""
         task = self._progress.add_task("training", total=total, note="epochs")

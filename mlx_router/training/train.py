@@ -43,6 +43,8 @@ class Progress(Protocol):
 
     def encoding(self, total: int) -> Callable[[int], None]: ...
 
+    def ngrams(self, total: int) -> Callable[[], None]: ...
+
     def epochs(self, total: int) -> Callable[[EpochLog], None]: ...
 
 
@@ -66,7 +68,9 @@ def train_router(
     )
     clock.lap("encode")
     fits = LexicalFits([row.text for row in data.rows], data.y, home / "cache" / "lexical")
+    fitted = progress.ngrams(2)
     lexical = fits.fit(data.split.train)
+    fitted()
     clock.lap("fit n-grams")
     valid = data.inside(data.split.valid)
     head, log = fit_head(
@@ -84,6 +88,7 @@ def train_router(
         # The figures are those of a fit on the training rows; what is served has seen the other rows too, because
         # n-grams have no epochs to stop early and every new word counts.
         fits.fit(np.arange(len(data.rows))).save(draft / LEXICAL_FILE)
+        fitted()
         write_json(draft / "meta.json", meta.to_json())
         write_json(draft / "label_map.json", label_map(meta.domains))
         write_json(draft / "metrics.json", {**figures, "epochs": [vars(entry) for entry in log]})
