@@ -61,6 +61,7 @@ export const FRENCH = {
   "reason.classified": "{domain} atteint son seuil avec {score}.",
   "reason.classified_also": "{domain} atteint son seuil avec {score} ; au-dessus du leur aussi : {others}.",
   "reason.below_threshold": "Aucun domaine n’atteint son seuil : {best} est le plus proche, {best_score} pour {threshold}. Le repli répond.",
+  "reason.near_fallback": "{best} vient en tête avec {best_score}, mais {rival} le suit de trop près avec {rival_score}. Le repli répond.",
   "reason.out_of_domain": "Rien de ce que le routeur a appris n’y ressemble : {best} est le plus proche avec {best_score}. Le repli répond.",
   "reason.explicit": "Le modèle était nommé, le routeur n’a pas choisi. Les barres montrent ce qu’il pense de la question.",
   "reason.unavailable": "{domain} est choisi, mais ce qui devrait y répondre ne le peut pas en ce moment.",
