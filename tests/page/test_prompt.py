@@ -183,6 +183,7 @@ def test_only_the_best_label_must_be_clear_of_the_fallback(open_page: OpenPage, 
     tab.wait_text("#decision-reason", "power comes first with 0.60, but general is too near with 0.36.")
     assert [bar["tick"] for bar in bars(tab)] == pytest.approx([80, 50, 52])
     assert [bar["state"] for bar in bars(tab)] == ["under", "under", "under"]
+    assert tab.text("#line").split("\n")[:3] == ["Domain", "general", "0.36"], "its own score, not that of power"
 
 
 def test_the_mark_of_an_unreachable_score_stays_on_its_bar(open_page: OpenPage, stub: Stub) -> None:

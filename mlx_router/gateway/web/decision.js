@@ -120,7 +120,7 @@ function renderLine() {
   line.dataset.state = answered ? "answered" : shown ? "planned" : "empty";
   const target = answered ?? shown?.target ?? null;
   const stations = [
-    station("line.domain", shown?.domain, shown?.domain ? score(shown.score) : ""),
+    station("line.domain", shown?.domain, shown?.domain ? score(domainScore()) : ""),
     adapterStation(target),
     specialistStation(target),
   ];
@@ -135,6 +135,12 @@ function renderLine() {
     setText(node.querySelector(".sub"), sub || "");
     setAttribute(node.querySelector(".sub"), "title", title);
   });
+}
+
+/** The domain's own score: where the fallback answers, the decision's is that of the best label. */
+function domainScore() {
+  const fell = shown.reason === "below_threshold" || shown.reason === "out_of_domain";
+  return fell && shown.scores ? scoreOf(shown.scores, shown.domain) : shown.score;
 }
 
 function station(caption, value, sub = "", { key = null, title = null } = {}) {
