@@ -106,7 +106,7 @@ export const FRENCH = {
   "adapters.actions": "Actions",
   "adapters.active": "{count} en cours",
   "adapters.pinned": "épinglé",
-  "adapters.bank": "{used} places sur {slots} · {bytes}",
+  "adapters.bank": "places : {used} sur {slots} · {bytes}",
   "adapters.none": "Aucun spécialiste n’annonce d’adaptateur. Chargez-en un, ou nommez-en dans mlx-router.toml.",
   "adapters.no_match": "Aucun adaptateur ne correspond au filtre.",
   "adapters.no_specialist": "Aucun spécialiste n’est configuré : ajoutez [[specialist]] à mlx-router.toml.",
