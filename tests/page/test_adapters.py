@@ -42,6 +42,11 @@ def test_the_table_tells_everything(open_page: OpenPage, stub: Stub) -> None:
     assert full == digest("emc"), "the whole digest is there for who wants it"
 
 
+def test_an_empty_bank_is_told(open_page: OpenPage, stub: Stub) -> None:
+    stub.status["specialists"][0]["bank"] |= {"used": 0, "bytes": 0}
+    assert "0 of 33 slots · 0 kB" in open_page().text("#adapter-table")
+
+
 def test_a_base_in_a_folder_is_named_by_its_end(open_page: OpenPage, stub: Stub) -> None:
     stub.status["specialists"][0]["base"]["id"] = "/home/somebody/models/qwen/base"
     shown = open_page().text("#adapter-table")

@@ -38,7 +38,7 @@ def test_a_choice_is_kept_and_changes_everything_at_once(open_page: OpenPage, st
     french = visible_words(tab)
     for part in (
         "Question", "Décision", "kicad-pcb atteint son seuil avec 0,94", "Réponse", "Terminé", "Premier token",
-        "Adaptateurs", "résident", "épinglé", "5 places sur 33 · 612\u202fMo", "Processus", "passerelle",
+        "Adaptateurs", "résident", "épinglé", "places\u202f: 5 sur 33 · 612\u202fMo", "Processus", "passerelle",
         "Décisions récentes", "classé", "sous le seuil", "Routeur", "en service", "Activer v0001", "0,861",
         "Toutes les places de la banque sont prises.",
     ):  # fmt: skip

@@ -62,6 +62,18 @@ CONTRAST = """(() => {
 OUTLINE = """(({ outlineWidth, outlineStyle }) => `${outlineWidth} ${outlineStyle}`)(
   getComputedStyle(document.activeElement))"""
 NAMED = {"button", "textbox", "combobox", "searchbox", "spinbutton", "link", "image", "table", "region"}
+# Fields whose text or placeholder is wider than their room for it.
+CUT = """[...document.querySelectorAll("main select, main input")].filter((node) => {
+  const style = getComputedStyle(node);
+  const pen = new OffscreenCanvas(1, 1).getContext("2d");
+  pen.font = style.font;
+  const text = node.selectedOptions?.[0].text ?? node.placeholder;
+  const arrow = node.matches("select, [type=number]") ? 20 : 0;
+  const room = node.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - arrow;
+  return pen.measureText(text).width > room;
+}).map((node) => node.id)"""
+MIDDLES = """[...document.querySelectorAll("%s")].map((node) => node.getBoundingClientRect())
+  .map(({ top, bottom }) => (top + bottom) / 2)"""
 OUTSIDE = """[...document.querySelectorAll("main button, main input, header button, header a, .value, .need")]
   .filter((node) => node.getClientRects().length && node.getBoundingClientRect().right > innerWidth)
   .map((node) => node.outerHTML.slice(0, 120))"""
@@ -138,6 +150,15 @@ def test_nothing_is_wider_than_the_window(open_page: OpenPage, stub: Stub, langu
         tab.wait(f"innerWidth === {width}")
         assert tab.run("document.documentElement.scrollWidth") <= width
         assert tab.run(OUTSIDE) == [], width
+
+
+@pytest.mark.parametrize("language", ["en-GB", "fr-FR"])
+def test_a_phone_cuts_nothing_and_keeps_rows(open_page: OpenPage, language: str) -> None:
+    tab = open_page(width=375, language=language)
+    for row in (".top > :is(.brand, .controls)", ".sections a", ".process-head > :is(.process-kind, .state)"):
+        middles = tab.run(MIDDLES % row)
+        assert all(abs(one - two) < 6 for one, two in zip(middles[::2], middles[1::2], strict=True)), row
+    assert tab.run(CUT) == []
 
 
 def test_small_screens_have_large_targets(open_page: OpenPage) -> None:

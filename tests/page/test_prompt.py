@@ -52,7 +52,7 @@ def test_a_prompt_is_routed_as_it_is_typed(open_page: OpenPage, stub: Stub) -> N
     assert tab.text("#line").split("\n")[:6] == [
         "Domain", "kicad-pcb", "0.94", "Adapter", "mascarade-kicad", stub.answer_headers["x-adapter-digest"][:19],
     ]  # fmt: skip
-    assert stub.posted("/v1/route")[-1]["body"] == {"prompt": PROMPT, "top": 6}
+    assert stub.posted("/v1/route")[-1]["body"] == {"prompt": PROMPT, "top": 1000}
     assert not stub.posted("/v1/chat/completions"), "nothing is asked before it is sent"
 
 
@@ -167,9 +167,46 @@ def test_every_reason_is_a_sentence(open_page: OpenPage, stub: Stub) -> None:
         ("unavailable", "cannot do so now"),
     ):
         stub.decision |= {"reason": reason, "detail": f"because of {reason}", "selections": []}
+        stub.decision["scores"] = [["power", 0.31], ["emc", 0.12]]
         tab.type("more")
         tab.wait_text("#decision-reason", sentence)
         assert tab.text("#decision-detail") == f"because of {reason}"
+
+
+def test_only_the_best_label_must_be_clear_of_the_fallback(open_page: OpenPage, stub: Stub) -> None:
+    scores = [["power", 0.6], ["general", 0.36], ["emc", 0.02]]
+    stub.status["router"] |= {"fallback": "general", "fallback_share": 0.45}
+    stub.decision |= {"domain": "general", "score": 0.6, "reason": "below_threshold", "scores": scores}
+    tab = open_page()
+    tab.click("#prompt")
+    tab.type(PROMPT)
+    tab.wait_text("#decision-reason", "power comes first with 0.60, but general is too near with 0.36.")
+    assert [bar["tick"] for bar in bars(tab)] == pytest.approx([80, 50, 52])
+    assert [bar["state"] for bar in bars(tab)] == ["under", "under", "under"]
+    assert tab.text("#line").split("\n")[:3] == ["Domain", "general", "0.36"], "its own score, not that of power"
+
+
+def test_the_mark_of_an_unreachable_score_stays_on_its_bar(open_page: OpenPage, stub: Stub) -> None:
+    stub.status["router"] |= {"fallback": "general", "fallback_share": 0.45}
+    stub.decision |= {"reason": "below_threshold", "scores": [["power", 0.6], ["general", 0.5]]}
+    tab = open_page()
+    tab.click("#prompt")
+    tab.type(PROMPT)
+    tab.wait("document.querySelector('.bar')")
+    assert [bar["tick"] for bar in bars(tab)] == pytest.approx([100, 50])
+
+
+def test_the_fallback_leaves_other_marks_where_they_are(open_page: OpenPage, stub: Stub) -> None:
+    selections = [{"domain": "general", "score": 0.45}, {"domain": "power", "score": 0.44}]
+    scores = [[item["domain"], item["score"]] for item in selections]
+    stub.status["router"] |= {"fallback": "general", "fallback_share": 0.45}
+    stub.status["router"]["thresholds"]["general"] = 0.3
+    stub.decision |= {"domain": "general", "score": 0.45, "selections": selections, "scores": scores}
+    tab = open_page()
+    tab.click("#prompt")
+    tab.type(PROMPT)
+    tab.wait_text("#decision-reason", "general reaches its threshold with 0.45; also above theirs: power.")
+    assert [bar["need"] for bar in bars(tab)] == ["≥ 0.30", "≥ 0.44"]
 
 
 def test_nobody_can_answer(open_page: OpenPage, stub: Stub) -> None:

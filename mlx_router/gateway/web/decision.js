@@ -3,9 +3,9 @@
 import { byId, h, keyed, setAttribute, setText } from "./dom.js";
 import { onLanguage, say, score, t, unsay } from "./i18n.js";
 import { errorBox } from "./errors.js";
-import { baseName, findAdapter, known, shortDigest, thresholdOf } from "./state.js";
+import { baseName, findAdapter, known, scoreOf, shortDigest, thresholdAmong, thresholdOf } from "./state.js";
 
-export const BARS = 6;
+const BARS = 6;
 let shown = null; // the decision on screen
 let answered = null; // {adapter, specialist, digest}, once the answer's headers are here
 
@@ -60,7 +60,7 @@ function renderBars() {
   const { scores = [], domain, reason } = shown ?? {};
   const chosen = reason === "classified" || reason === "unavailable" ? domain : null;
   keyed(byId("bars"), scores.slice(0, BARS), ([label]) => label, createBar, (row, [label, value]) => {
-    const threshold = thresholdOf(label, scores);
+    const threshold = thresholdAmong(scores, label);
     const passed = threshold !== null && value >= threshold;
     row.dataset.state = label === chosen ? "chosen" : passed ? "passed" : "under";
     setText(row.querySelector(".value"), score(value));
@@ -94,17 +94,25 @@ function renderReason() {
   }
   const [best, bestScore] = shown.scores?.[0] ?? [shown.domain, shown.score];
   const others = (shown.selections ?? []).map(({ domain }) => domain).filter((domain) => domain !== shown.domain);
-  const key = shown.reason === "classified" && others.length ? "reason.classified_also" : `reason.${shown.reason}`;
-  say(node, key, {
+  say(node, reasonKey(best, bestScore, others), {
     domain: shown.domain,
     best,
     others: others.join(", "),
     score: () => score(shown?.score),
     best_score: () => score(bestScore),
-    threshold: () => score(thresholdOf(best, shown?.scores)),
+    threshold: () => score(thresholdOf(best)),
+    rival: known.status?.router?.fallback,
+    rival_score: () => score(scoreOf(shown?.scores ?? [], known.status?.router?.fallback)),
     floor: () => score(known.status?.router?.out_of_domain),
   });
   setText(byId("decision-detail"), shown.detail ?? "");
+}
+
+function reasonKey(best, bestScore, others) {
+  const threshold = thresholdOf(best);
+  if (shown.reason === "classified" && others.length) return "reason.classified_also";
+  if (shown.reason === "below_threshold" && threshold !== null && bestScore >= threshold) return "reason.near_fallback";
+  return `reason.${shown.reason}`;
 }
 
 function renderLine() {
@@ -112,7 +120,7 @@ function renderLine() {
   line.dataset.state = answered ? "answered" : shown ? "planned" : "empty";
   const target = answered ?? shown?.target ?? null;
   const stations = [
-    station("line.domain", shown?.domain, shown?.domain ? score(shown.score) : ""),
+    station("line.domain", shown?.domain, shown?.domain ? score(domainScore()) : ""),
     adapterStation(target),
     specialistStation(target),
   ];
@@ -127,6 +135,12 @@ function renderLine() {
     setText(node.querySelector(".sub"), sub || "");
     setAttribute(node.querySelector(".sub"), "title", title);
   });
+}
+
+/** The domain's own score: where the fallback answers, the decision's is that of the best label. */
+function domainScore() {
+  const fell = shown.reason === "below_threshold" || shown.reason === "out_of_domain";
+  return fell && shown.scores ? scoreOf(shown.scores, shown.domain) : shown.score;
 }
 
 function station(caption, value, sub = "", { key = null, title = null } = {}) {

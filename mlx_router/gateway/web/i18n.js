@@ -123,9 +123,9 @@ export function age(seconds) {
 /** Bytes in decimal units. */
 export function bytes(value) {
   if (!isNumber(value)) return "–";
-  const units = [["gigabyte", 1e9], ["megabyte", 1e6], ["kilobyte", 1e3], ["byte", 1]];
-  const [unit, size] = units.find(([, least]) => value >= least) ?? units[3];
-  const digits = size === 1 || value / size >= 100 ? 0 : 1;
+  const units = [["gigabyte", 1e9], ["megabyte", 1e6], ["kilobyte", 1e3]];
+  const [unit, size] = units.find(([, least]) => value >= least) ?? units[2];
+  const digits = value / size >= 100 ? 0 : 1;
   return format("number", { style: "unit", unit, maximumFractionDigits: digits }).format(value / size);
 }
 

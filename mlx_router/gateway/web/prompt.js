@@ -2,7 +2,7 @@
 
 import { beginAnswer, copyAnswer, endAnswer, extendAnswer, showFigures } from "./answer.js";
 import { call, chat } from "./api.js";
-import { BARS, clearDecision, showAnswerer, showDecision, showDecisionError } from "./decision.js";
+import { clearDecision, showAnswerer, showDecision, showDecisionError } from "./decision.js";
 import { refreshDecisions } from "./decisions.js";
 import { byId, h, keyed } from "./dom.js";
 import { duration, number, onLanguage, say, t } from "./i18n.js";
@@ -11,6 +11,7 @@ import { known, onStatus } from "./state.js";
 
 const TYPING_PAUSE_MS = 200; // without a keystroke, before the prompt is routed
 const AUTO = "ailiance/auto";
+const EVERY_LABEL = 1000; // the most scores that a decision gives: the fallback's counts wherever it stands
 const EXAMPLES = ["ask.example_1", "ask.example_2", "ask.example_3", "ask.example_4"];
 
 let onToken = () => {};
@@ -85,7 +86,7 @@ async function preview() {
 }
 
 function route(signal) {
-  return call("/v1/route", { body: { prompt: byId("prompt").value, top: BARS }, signal });
+  return call("/v1/route", { body: { prompt: byId("prompt").value, top: EVERY_LABEL }, signal });
 }
 
 /** Route, then stream the answer. A prompt that cannot be routed is sent all the same: the gateway has a fallback. */

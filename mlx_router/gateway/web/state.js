@@ -95,11 +95,22 @@ export function findAdapter(specialist, adapter) {
 }
 
 /** The score that a label must reach, as the gateway applies it; null where it is not known. */
-export function thresholdOf(label, scores = []) {
-  const { thresholds, min_score: least, fallback, fallback_share: share } = known.status?.router ?? {};
-  if (!thresholds) return null;
-  const rival = label === fallback ? 0 : Object.fromEntries(scores)[fallback] ?? 0;
-  return Math.max(thresholds[label] ?? 0.5, least?.[label] ?? 0, share ? Math.min(rival / share, 1) : 0);
+export function thresholdOf(label) {
+  const { thresholds, min_score: least } = known.status?.router ?? {};
+  return thresholds ? Math.max(thresholds[label] ?? 0.5, least?.[label] ?? 0) : null;
+}
+
+/** The same beside other labels' scores, best first: the best one must be clear of the fallback's own too. */
+export function thresholdAmong(scores, label) {
+  const { fallback, fallback_share: share } = known.status?.router ?? {};
+  const threshold = thresholdOf(label);
+  if (threshold === null || !share || label === fallback || label !== scores[0][0]) return threshold;
+  return Math.max(threshold, Math.min(scoreOf(scores, fallback) / share, 1));
+}
+
+/** A label's score; 0 where it is not among them. */
+export function scoreOf(scores, label) {
+  return scores.find(([name]) => name === label)?.[1] ?? 0;
 }
 
 /** A base model's name; of a folder on the server's disk, only its end. */

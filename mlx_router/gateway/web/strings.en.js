@@ -61,6 +61,7 @@ export const ENGLISH = {
   "reason.classified": "{domain} reaches its threshold with {score}.",
   "reason.classified_also": "{domain} reaches its threshold with {score}; also above theirs: {others}.",
   "reason.below_threshold": "No label reaches its threshold: {best} comes nearest with {best_score} of {threshold}. The fallback answers.",
+  "reason.near_fallback": "{best} comes first with {best_score}, but {rival} is too near with {rival_score}. The fallback answers.",
   "reason.out_of_domain": "Like nothing the router has learnt: {best} comes nearest with {best_score}. The fallback answers.",
   "reason.explicit": "The model was named, so the router did not choose. The bars show what it makes of the prompt.",
   "reason.unavailable": "{domain} was chosen, but what should answer it cannot do so now.",
