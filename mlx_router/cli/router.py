@@ -29,6 +29,7 @@ router.add_command(embed)
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the corpus.")
 @click.option("--seed", type=click.IntRange(0), help="Of split, initial weights and order.")
 @click.option("--loss", type=click.Choice(["bce", "ce", "both"]), help="What is minimised.")
+@click.option("--heads", type=click.IntRange(1), help="Fitted with different seeds and folded into one.")
 @click.option("--runtime", type=click.Choice(["auto", "mlx", "onnx"]), help="What runs the encoder.")
 @click.option("--encoder", "encoder_path", metavar="PATH", help="Folder with model.safetensors and tokenizer.json.")
 @click.option("--activate/--no-activate", default=True, show_default=True, help="Serve the new version at once.")
@@ -40,6 +41,7 @@ def train(
     epochs: int | None,
     seed: int | None,
     loss: str | None,
+    heads: int | None,
     runtime: str | None,
     encoder_path: str | None,
     activate: bool,
@@ -55,7 +57,7 @@ def train(
     from mlx_router.training.train import train_router
 
     config = current_config(ctx)
-    given: dict[str, Any] = {"epochs": epochs, "seed": seed, "loss": loss}
+    given: dict[str, Any] = {"epochs": epochs, "seed": seed, "loss": loss, "heads": heads}
     recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
     encoder = open_encoder(config, runtime, encoder_path)
     with shared(encoder) as common:

@@ -6,6 +6,7 @@ positions in Linear -> GELU -> Dropout -> Linear.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,16 @@ class HeadWeights:
         """(B, D) -> (B, C) float32, before the sigmoid."""
         out: FloatArray = gelu(embeddings @ self.w1.T + self.b1) @ self.w2.T + self.b2
         return out
+
+    @classmethod
+    def folded(cls, heads: Sequence[HeadWeights]) -> HeadWeights:
+        """One head whose logits are the mean of those of `heads`: their hidden units side by side."""
+        return cls(
+            np.concatenate([head.w1 for head in heads]),
+            np.concatenate([head.b1 for head in heads]),
+            np.concatenate([head.w2 for head in heads], axis=1) / np.float32(len(heads)),
+            np.mean([head.b2 for head in heads], axis=0).astype(np.float32),
+        )
 
     @property
     def hidden(self) -> int:

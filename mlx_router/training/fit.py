@@ -1,4 +1,7 @@
-"""Fits the head on embeddings: MLX, AdamW, one compiled step, the best epoch by validation kept."""
+"""Fits the head on embeddings: MLX, AdamW, one compiled step, the best epoch by validation kept.
+
+Several heads that differ in their seed can be fitted and folded into one, which answers with their mean.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +37,18 @@ class Recipe:
     label_smoothing: float = 0.0
     loss: str = "bce"
     seed: int = 42
+    heads: int = 1  # fitted one after the other and folded into one of heads * hidden units
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise ConfigError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        if self.epochs < 1 or self.batch_size < 1 or self.hidden < 1:
-            raise ConfigError("epochs, batch_size and hidden must be at least 1")
+        if min(self.epochs, self.batch_size, self.hidden, self.heads) < 1:
+            raise ConfigError("epochs, batch_size, hidden and heads must be at least 1")
+
+    @property
+    def all_epochs(self) -> int:
+        """Of every head."""
+        return self.epochs * self.heads
 
     def to_json(self) -> dict[str, Any]:
         """For meta.json and provenance.json."""
@@ -57,8 +66,9 @@ class Example:
 
 @dataclass(frozen=True)
 class EpochLog:
-    """What one epoch reached."""
+    """What one epoch of one head reached."""
 
+    head: int
     epoch: int
     loss: float
     valid_macro_f1: float
@@ -96,8 +106,29 @@ def fit_head(
     progress: Callable[[EpochLog], None] | None = None,
 ) -> tuple[HeadWeights, list[EpochLog]]:
     """Train a head; `truth` is that of `valid`. Deterministic for one seed, machine and set of versions."""
-    mx.random.seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
+    logs: list[EpochLog] = []
+
+    def tell(entry: EpochLog) -> None:
+        logs.append(entry)
+        if progress is not None:
+            progress(entry)
+
+    heads = [_fit_one(train, valid, truth, recipe, index, tell) for index in range(recipe.heads)]
+    return HeadWeights.folded(heads), logs
+
+
+def _fit_one(
+    train: Example,
+    valid: Example,
+    truth: metrics.Truth,
+    recipe: Recipe,
+    index: int,
+    tell: Callable[[EpochLog], None],
+) -> HeadWeights:
+    """The head at `index` of the recipe's; the first has the recipe's own seed."""
+    seed = recipe.seed + 1000 * index
+    mx.random.seed(seed)
+    rng = np.random.default_rng(seed)
     mean, std = train.x.mean(axis=0), np.maximum(train.x.std(axis=0), LEAST_STD)
     x, y, weight = mx.array((train.x - mean) / std), mx.array(train.y), mx.array(train.weight)
     x_valid = mx.array((valid.x - mean) / std)
@@ -118,7 +149,6 @@ def fit_head(
         return mean
 
     best: tuple[tuple[float, float], HeadWeights] | None = None
-    logs: list[EpochLog] = []
     for epoch in range(1, recipe.epochs + 1):
         head.train()
         order = rng.permutation(len(train.x))
@@ -131,11 +161,9 @@ def fit_head(
         logits = np.array(head(x_valid))
         score = metrics.summary(logits.astype(np.float64), truth)["macro_f1_lenient"]
         valid_loss = float(loss_of(mx.array(logits), mx.array(valid.y), mx.array(valid.weight), recipe))
-        logs.append(EpochLog(epoch, float(np.mean([float(loss) for loss in losses])), score))
         if best is None or (score, -valid_loss) > best[0]:
             best = ((score, -valid_loss), head.export(mean, std))
-        if progress is not None:
-            progress(logs[-1])
+        tell(EpochLog(index + 1, epoch, float(np.mean([float(loss) for loss in losses])), score))
     if best is None:  # unreachable: epochs >= 1
         raise ConfigError("no epoch was trained")
-    return best[1], logs
+    return best[1]

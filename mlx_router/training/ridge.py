@@ -23,6 +23,7 @@ from mlx_router.head.lexical import BUCKETS, NGRAMS, Lexical, hashed_ngrams, loa
 
 RIDGE = 0.5
 MIN_ROWS = 2  # an n-gram of one row tells that row from others, not one label from another
+MAX_SHARE = 0.02  # an n-gram of more rows than this, or than a label has, says little and costs most
 IDF_POWER = 1.5
 TOLERANCE = 3e-3  # residual over right side; scores differ from those of 1e-4 by 0.003 at most, 2 of 7,900 labels do
 MAX_STEPS = 300
@@ -34,12 +35,12 @@ FloatArray = npt.NDArray[np.float32]
 def fit_lexical(counts: scipy.sparse.csr_matrix, y: npt.NDArray[np.float32]) -> Lexical:
     """n-gram counts (n, BUCKETS) of n texts and their multi-label targets (n, C) -> a lexical model.
 
-    An n-gram of more rows than a label has, on average, says little and costs most: it is left out. The products gather
-    rows of a matrix that no cache holds, so frequent n-grams stand together: a third less time.
+    The products gather rows of a matrix that no cache holds, so frequent n-grams stand together: a third less time.
     """
     rows, classes = y.shape
     rows_with = np.bincount(counts.indices, minlength=BUCKETS)
-    kept = np.flatnonzero((rows_with >= MIN_ROWS) & (rows_with <= max(MIN_ROWS, rows / classes)))
+    most = max(MIN_ROWS, MAX_SHARE * rows, rows / classes)
+    kept = np.flatnonzero((rows_with >= MIN_ROWS) & (rows_with <= most))
     kept = kept[np.argsort(-rows_with[kept], kind="stable")]
     idf = ((np.log((1 + rows) / (1 + rows_with[kept])) + 1) ** IDF_POWER).astype(np.float32)
     features = counts[:, kept] @ scipy.sparse.diags(idf)
@@ -88,7 +89,7 @@ class LexicalFits:
     def fit(self, index: npt.NDArray[np.intp]) -> Lexical:
         """The model of the rows at `index`."""
         y = self._y[index]
-        digest = hashlib.sha256(repr((RIDGE, MIN_ROWS, IDF_POWER, TOLERANCE, NGRAMS, BUCKETS)).encode())
+        digest = hashlib.sha256(repr((RIDGE, MIN_ROWS, MAX_SHARE, IDF_POWER, TOLERANCE, NGRAMS, BUCKETS)).encode())
         digest.update("\0".join(self._texts[i] for i in index).encode("utf-8", "surrogatepass"))
         digest.update(np.ascontiguousarray(y).tobytes())
         path = self._directory / f"{digest.hexdigest()[:32]}.safetensors"

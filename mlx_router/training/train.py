@@ -78,7 +78,7 @@ def train_router(
         data.example(valid),
         data.truth(valid),
         recipe,
-        progress.epochs(recipe.epochs),
+        progress.epochs(recipe.all_epochs),
     )
     clock.lap("fit head")
     meta, figures, test_scores = _judge(head, lexical, data, encoder, recipe)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from mlx_router.errors import VersionCorrupt
-from mlx_router.head.lexical import fold, hashed_ngrams, load_lexical
+from mlx_router.head.lexical import BUCKETS_UNSAID, Lexical, fold, hashed_ngrams, load_lexical
 from mlx_router.training.ridge import count_ngrams, fit_lexical
 
 TEXTS = [
@@ -54,3 +55,33 @@ def test_wrong_number_of_labels_is_refused(tmp_path: Path) -> None:
     fit_lexical(count_ngrams(TEXTS), TARGETS).save(tmp_path / "lexical.safetensors")
     with pytest.raises(VersionCorrupt, match=r"weights: shape .* expected .*, 3\)"):
         load_lexical(tmp_path / "lexical.safetensors", classes=3)
+
+
+def test_eight_bits_round_off_little() -> None:
+    rng = np.random.default_rng(0)
+    buckets = np.unique(np.concatenate([hashed_ngrams(text)[0] for text in TEXTS]))
+    weights = rng.normal(0, 0.1, (len(buckets), 5)).astype(np.float32)
+    idf = np.ones(len(buckets), dtype=np.float32)
+    exact = Lexical(buckets, idf, weights, idf)
+    np.testing.assert_allclose(Lexical.rounded(buckets, idf, weights).scores(TEXTS), exact.scores(TEXTS), atol=3e-3)
+
+
+def test_a_file_from_before_the_wide_hash_answers_as_it_did(tmp_path: Path) -> None:
+    found = np.unique(np.concatenate([hashed_ngrams(text, BUCKETS_UNSAID)[0] for text in TEXTS]))
+    weights = np.random.default_rng(0).normal(size=(len(found), 2)).astype(np.float16)
+    idf = np.ones(len(found), dtype=np.float32)
+    save_file({"buckets": found, "idf": idf, "weights": weights}, tmp_path / "lexical.safetensors")
+    lexical = load_lexical(tmp_path / "lexical.safetensors", classes=2)
+    for text in TEXTS:
+        buckets, counts = hashed_ngrams(text, BUCKETS_UNSAID)
+        wanted = (counts / np.linalg.norm(counts)) @ weights[np.searchsorted(found, buckets)].astype(np.float32)
+        np.testing.assert_allclose(lexical.scores([text])[0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", ["0", "many", "12"])
+def test_a_hash_that_does_not_fit_is_refused(tmp_path: Path, size: str) -> None:
+    lexical = fit_lexical(count_ngrams(TEXTS), TARGETS)
+    tensors = {"buckets": lexical.buckets, "idf": lexical.idf, "weights": lexical.weights, "scale": lexical.scale}
+    save_file(tensors, tmp_path / "lexical.safetensors", metadata={"size": size})
+    with pytest.raises(VersionCorrupt, match="lexical"):
+        load_lexical(tmp_path / "lexical.safetensors", classes=2)

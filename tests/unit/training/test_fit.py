@@ -33,6 +33,16 @@ def test_same_seed_same_bits_other_seed_other_bits() -> None:
     assert not np.array_equal(first.w1, other.w1)
 
 
+def test_heads_fold_into_one_that_answers_with_their_mean() -> None:
+    data, truth = _data()
+    folded, log = fit_head(data, data, truth, Recipe(epochs=2, hidden=16, heads=3))
+    seeds = (42, 1042, 2042)
+    single = [fit_head(data, data, truth, Recipe(epochs=2, hidden=16, seed=seed))[0].logits(data.x) for seed in seeds]
+    assert folded.hidden == 48
+    assert [(entry.head, entry.epoch) for entry in log] == [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)]
+    np.testing.assert_allclose(folded.logits(data.x), np.mean(single, axis=0), atol=1e-5)
+
+
 def test_a_dimension_without_spread_keeps_small_weights() -> None:
     data, truth = _data()
     data.x[:, 5] = 1e-8 * data.x[:, 6]
