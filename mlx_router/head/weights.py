@@ -45,7 +45,7 @@ class HeadWeights:
         return cls(
             np.concatenate([head.w1 for head in heads]),
             np.concatenate([head.b1 for head in heads]),
-            np.concatenate([head.w2 for head in heads], axis=1) / np.float32(len(heads)),
+            (np.concatenate([head.w2 for head in heads], axis=1) / len(heads)).astype(np.float32),
             np.mean([head.b2 for head in heads], axis=0).astype(np.float32),
         )
 

@@ -154,8 +154,8 @@ def _fit_one(
         order = rng.permutation(len(train.x))
         losses = []
         for start in range(0, len(order) - len(order) % recipe.batch_size or len(order), recipe.batch_size):
-            index = mx.array(order[start : start + recipe.batch_size])
-            losses.append(step(x[index], y[index], weight[index]))
+            rows = mx.array(order[start : start + recipe.batch_size])
+            losses.append(step(x[rows], y[rows], weight[rows]))
             mx.eval(losses[-1], state)
         head.eval()
         logits = np.array(head(x_valid))
