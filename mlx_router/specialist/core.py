@@ -193,7 +193,8 @@ class EngineCore:
             if len(prefilling) >= limits.prefill_rows:
                 return
             long_running = sum(self._waiting.is_long(row.job) for row in prefilling)
-            job = self._waiting.next(long_running=long_running, usable=self.residents.usable)
+            leading = [row.job for row in prefilling if row.uncomputed > 1 and limits.prompt_cache_bytes]
+            job = self._waiting.next(long_running=long_running, usable=self.residents.usable, leading=leading)
             if job is None:
                 return
             self._start(job)
@@ -242,6 +243,7 @@ class EngineCore:
             boundaries=[cut - cached for cut in job.boundaries],
         )
         row.prefilling = True
+        row.uncomputed = len(tokens) - cached
         self._rows[row.uid] = row
 
     def _moved(self, moved: Progress) -> None:
@@ -253,6 +255,7 @@ class EngineCore:
         elif moved.boundary:
             found = self._batch.state_of(moved.uid)
             if found is not None:
+                row.uncomputed = len(row.tokens) - len(found[1])
                 self._keep(row.digest, found[1], found[0])
 
     def _made(self, made: Produced) -> None:

@@ -46,6 +46,10 @@ class Job:
     tools: tuple[Mapping[str, Any], ...] = ()  # as the chat template got them; empty: calls are not parsed
     boundaries: tuple[int, ...] = ()  # prompt positions whose state is worth keeping, ascending
 
+    def same_prompt(self, other: Job) -> bool:
+        """Whether both are choices of one prompt."""
+        return self.request == other.request != "" and (self.prompt is other.prompt or self.prompt == other.prompt)
+
 
 @dataclass(frozen=True, slots=True)
 class Started:

@@ -143,6 +143,7 @@ class Row:
     produced: list[int] = field(default_factory=list)
     uid: int = -1  # in the batch; -1: not there
     prefilling: bool = True
+    uncomputed: int = 0  # tokens that the last state taken of it lacks; at least one, the last
     replays: int = 0  # times that it was inserted again after the batch had failed
 
     @property

@@ -5,12 +5,13 @@ long        prompts over one chunk use at most half of the prefill places, so sh
 blocked     an adapter whose weights are on their way, or for which no slot is free: its jobs keep their order
 held        an adapter that must give its slot to a blocked one: it starts nothing new until that has happened
 bound       a job whose request has begun: it holds a lease, and starts whether its adapter is blocked, held or gone
+following   a job whose prompt another choice of its request is computing: it starts from the state that comes of it
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 from mlx_router.specialist.job import Job
 
@@ -63,14 +64,17 @@ class WaitingJobs:
         """Whether a job could start now, if there were a place for it."""
         return any(usable(adapter) or any(self._bound_in(queue)) for adapter, queue in self._queues.items())
 
-    def next(self, *, long_running: int, usable: Callable[[str | None], bool]) -> Job | None:
+    def next(
+        self, *, long_running: int, usable: Callable[[str | None], bool], leading: Sequence[Job] = ()
+    ) -> Job | None:
         """Take the job whose turn it is, among those that are bound or whose adapter `usable` admits; else None.
 
-        `long_running`: prompts longer than one chunk that are being prefilled now.
+        `long_running`: prompts longer than one chunk that are being prefilled now. `leading`: jobs that others follow.
         """
         room_for_long = long_running < self._long_places
         for adapter, queue in self._queues.items():
-            able = queue if usable(adapter) else self._bound_in(queue)
+            able: Iterable[Job] = queue if usable(adapter) else self._bound_in(queue)
+            able = (job for job in able if not any(job.same_prompt(other) for other in leading))
             job = next((job for job in able if room_for_long or not self.is_long(job)), None)
             if job is not None:
                 self._take(job)

@@ -15,6 +15,7 @@ import pytest
 from tests import tiny_chat
 from tests.specialist_process import SpecialistProcess, specialist_process
 from tests.tiny_chat import ANSWER
+from tests.tiny_models import save_model
 
 HI: list[Any] = [{"role": "user", "content": "Wie ist das Wetter in Zürich? 🙂"}]
 WEATHER: list[Any] = [
@@ -194,6 +195,57 @@ def test_several_choices(client: openai.OpenAI) -> None:
     for chunk in again:
         texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
     assert texts == [choice.message.content for choice in answer.choices]
+
+
+def prompt_tokens(specialist: SpecialistProcess) -> int:
+    """Those that the model has computed since its start."""
+    page = dict(line.rsplit(" ", 1) for line in specialist.get("/metrics")[1].splitlines() if line[0] != "#")
+    names = (f"mlx_router_specialist_{name}_tokens_total" for name in ("prompt", "cached"))
+    prompt, cached = (round(float(page[name])) for name in names)
+    return prompt - cached
+
+
+def ask(client: openai.OpenAI, model: str, text: str, count: int, *, stream: bool) -> tuple[list[str], Any]:
+    """What the choices say, and the usage."""
+    messages: list[Any] = [{"role": "user", "content": text}]
+    fields: dict[str, Any] = {"model": model, "messages": messages, "n": count, "max_tokens": 12}
+    if not stream:
+        answer = client.chat.completions.create(**fields)
+        return [choice.message.content or "" for choice in answer.choices], answer.usage
+    texts, usage = [""] * count, None
+    for chunk in client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True}):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    return texts, usage
+
+
+@pytest.fixture(scope="module", params=["scripted", "recurrent"])
+def limited(request: pytest.FixtureRequest, root: Path) -> Iterator[SpecialistProcess]:
+    """Few rows and short chunks; the second base has recurrent states, and answers that depend on the whole prompt."""
+    base = root / "base"
+    if request.param == "recurrent":
+        base = root / "recurrent"
+        save_model(base, "qwen3_5_moe", vocab_size=tiny_chat.HIDDEN)
+        tiny_chat.save_tokenizer(base)
+    with specialist_process(root / f"home-{request.param}", base, max_batch=4, prefill_step=32) as running:
+        yield running
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_the_prompt_of_several_choices_is_computed_once(limited: SpecialistProcess, stream: bool) -> None:
+    """Also of more choices than there are places in the batch."""
+    url = limited.url + "/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
+        for count in (1, 3, 6):
+            text = f"{count} {stream} " + "and a prompt of more than one chunk " * 5
+            before = prompt_tokens(limited)
+            texts, usage = ask(client, "base", text, count, stream=stream)
+            own = usage.prompt_tokens - usage.prompt_tokens_details.cached_tokens
+            assert usage.prompt_tokens > 64
+            assert prompt_tokens(limited) - before == own + count - 1  # the last token once a choice
+            again, _ = ask(client, "base", text, 1, stream=stream)
+            assert texts == again * count
 
 
 def test_a_seed_reproduces_in_any_company(client: openai.OpenAI) -> None:

@@ -96,6 +96,43 @@ def test_two_poisoned_requests_and_a_cancellation(driver: Driver) -> None:
     assert len(driver.core._batch) == 0
 
 
+def test_a_prompt_that_several_choices_wait_for_fails(driver: Driver) -> None:
+    """The first one ends; the others, which their server would cancel now, end as it did, one by one."""
+    poison(driver)
+    for index in range(3):
+        driver.add(f"bad{index}", "endless", request="bad", prompt=(*range(5, 40), POISON, 3))
+    driver.add("good")
+    while not driver.events_end("bad0"):
+        driver.core.step()
+    assert isinstance(driver.end("bad0"), Failed)
+    assert [name for name, _ in driver.events if name in ("bad1", "bad2")] == []
+    driver.core.cancel("bad1")
+    driver.drain()
+    assert isinstance(driver.end("bad2"), Failed)
+    assert driver.text("good") == tiny_chat.ANSWER
+    assert len(driver.core._batch) == 0
+    assert all(entry["leases"] == 0 for entry in driver.bank.stats()["resident"])
+
+
+def test_a_batch_fails_while_choices_wait_for_their_prompt(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failed = core_module.Batch.step, []
+
+    def fail_once(batch: Any, **arguments: Any) -> Any:
+        if len(driver.of("r0")) and not failed and len(batch) == 2:
+            failed.append(batch)
+            raise MemoryError("no memory")
+        return real(batch, **arguments)
+
+    monkeypatch.setattr(core_module.Batch, "step", fail_once)
+    driver.add("other", "endless", max_tokens=40)
+    for index in range(3):
+        driver.add(f"r{index}", request="r", prompt=(*range(5, 60), *driver.prompt()))
+    driver.drain()
+    assert failed
+    assert [driver.text(f"r{index}") for index in range(3)] == [tiny_chat.ANSWER] * 3
+    assert driver.text("other") == "loopfirst" * 20
+
+
 def test_a_batch_that_always_fails_comes_to_an_end(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise MemoryError("no memory")

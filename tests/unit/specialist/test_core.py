@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,118 @@ def test_the_leases_of_waiting_choices_end_with_the_engine(siblings: Driver) -> 
     siblings.core.fail_all(SlotsBusy("over"))
     assert leases(siblings) == 0
     assert not siblings.core.busy
+
+
+def add_choices(driver: Driver, count: int, prompt: tuple[int, ...], sampling: Sampling, **fields: Any) -> list[str]:
+    """The jobs of one request; seeds as the server gives them."""
+    seeds = [None if sampling.seed is None else sampling.seed + index for index in range(count)]
+    for index, seed in enumerate(seeds):
+        own = replace(sampling, seed=seed)
+        shared = {"request": "r", "prompt": prompt, "logprobs": 0, "max_tokens": 6, "text_state": "raw"} | fields
+        driver.add(f"r{index}", sampling=own, **shared)
+    return [f"r{index}" for index in range(count)]
+
+
+def computed(driver: Driver) -> int:
+    counters = driver.core.snapshot().counters
+    return counters.prompt_tokens - counters.cached_tokens
+
+
+PROMPT = tuple(range(30, 85))  # four chunks
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=3)], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("rows", [32, 2])
+def test_choices_share_one_prompt(random_base: Base, sampling: Sampling, rows: int) -> None:
+    """Its tokens are computed once, and the last one for each choice; the answers are those of choices alone."""
+    alone = []
+    for index in range(5):
+        driver = Driver(fresh(random_base), Path())
+        own = replace(sampling, seed=sampling.seed + index) if sampling.seed is not None else sampling
+        add_choices(driver, 1, PROMPT, own)
+        driver.drain()
+        alone.append(sampled(driver, "r0"))
+    limits = Limits(max_rows=rows, prefill_step=16, prompt_cache_bytes=2**26)
+    driver = Driver(fresh(random_base), Path(), limits=limits)
+    names = add_choices(driver, 5, PROMPT, sampling)
+    driver.drain()
+    assert [sampled(driver, name) for name in names] == alone
+    assert computed(driver) == len(PROMPT) + 4
+
+
+def test_choices_begin_with_the_last_token_of_their_prompt(random_base: Base) -> None:
+    """The first one does not answer ahead of the others; where the prompt is known they begin at once."""
+    driver = Driver(fresh(random_base), Path())
+    for steps in (5, 1):
+        driver.events.clear()
+        names = add_choices(driver, 3, PROMPT, Sampling())
+        for _ in range(steps - 1):
+            driver.core.step()
+            assert [name for name, _ in driver.events] == ["r0"]
+        driver.core.step()
+        assert [name for name, _ in driver.events] == names
+        driver.drain()
+
+
+def test_choices_do_not_wait_for_what_will_not_be_kept(random_base: Base) -> None:
+    driver = Driver(fresh(random_base), Path(), limits=Limits(prefill_step=16, prompt_cache_bytes=0))
+    names = add_choices(driver, 3, PROMPT, Sampling())
+    driver.core.step()
+    assert [name for name, _ in driver.events] == names
+    driver.drain()
+    assert len({tuple(sampled(driver, name)) for name in names}) == 1
+
+
+def test_other_requests_pass_choices_that_wait(random_base: Base) -> None:
+    driver = Driver(fresh(random_base), Path())
+    add_choices(driver, 3, PROMPT, Sampling())
+    driver.add("other", prompt=PROMPT[1:], request="other")
+    driver.core.step()
+    assert [name for name, _ in driver.events] == ["r0", "other"]
+    driver.drain()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 5])
+def test_the_first_choice_is_cancelled(random_base: Base, steps: int) -> None:
+    """Whether its prompt is half computed, or kept already, or it answers."""
+    driver = Driver(fresh(random_base), Path())
+    names = add_choices(driver, 4, PROMPT, Sampling())
+    for _ in range(steps):
+        driver.core.step()
+    driver.core.cancel("r0")
+    driver.drain()
+    assert [driver.reason(name) for name in names[1:]] == ["length"] * 3
+    assert len({tuple(sampled(driver, name)) for name in names[1:]}) == 1
+    assert computed(driver) <= 2 * len(PROMPT) + 2
+    assert len(driver.core._batch) == 0
+
+
+def test_the_whole_request_is_cancelled(revealing: Driver) -> None:
+    driver = revealing
+    names = add_choices(driver, 4, PROMPT, Sampling(), adapter="v1")
+    driver.core.step()
+    assert leases(driver) == 4
+    for name in names:
+        driver.core.cancel(name)
+    assert leases(driver) == 0
+    assert not driver.core.busy
+    assert len(driver.core._batch) == len(driver.core.prompt_cache) == 0
+    assert driver.core.snapshot().state_bytes == 0
+
+
+@pytest.mark.parametrize("steps", range(1, 7))
+def test_choices_that_wait_for_a_prompt_keep_their_version(revealing: Driver, steps: int) -> None:
+    """The adapter is replaced and unloaded while the first choice computes the prompt of all, or just after."""
+    driver = revealing
+    names = add_choices(driver, 4, PROMPT, Sampling(), adapter="v1")
+    for _ in range(steps):
+        driver.core.step()
+    driver.core.residents.install("v1", read_adapter(driver.adapters / "v2"), replace=True)
+    driver.core.residents.unload("v1")
+    driver.drain()
+    assert [driver.text(name) for name in names] == ["BBBBBB"] * 4
+    assert len(driver.core.prompt_cache) == 0
+    assert driver.bank.stats()["used"] == 0
 
 
 def test_cancel_within_one_step(driver: Driver) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +73,16 @@ def test_bound_jobs_need_no_usable_adapter() -> None:
     assert queue.take_unbound("a") == []
     assert not queue.wanted("a")
     assert [item.id for item in queue.take_unbound("b")] == ["b0"]
+
+
+def test_choices_follow_the_one_that_computes_their_prompt() -> None:
+    leader, *others = (replace(job(name, "a", tokens=4), request="r") for name in ("r0", "r1", "r2"))
+    other_prompt = replace(job("r3", "a", tokens=5), request="r")
+    alone = job("x", "a", tokens=4)
+    queue = waiting(*others, other_prompt, alone)
+    taken = [queue.next(long_running=0, usable=lambda _: True, leading=[leader]) for _ in range(3)]
+    assert taken == [other_prompt, alone, None]
+    assert order(queue) == ["r1", "r2"]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 20)), max_size=30))
