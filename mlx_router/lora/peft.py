@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mlx_router.errors import AdapterTooLarge
+from mlx_router.lora.peft_keys import MAX_STEPS, Key
 from mlx_router.lora.tensors import Array, is_number
 
 LEAF = re.compile(r"^(?P<module>.+?)\.lora_(?P<emb>embedding_)?(?P<half>[AB])(?:\.(?!weight)[\w-]+)?(?:\.weight)?$")
@@ -54,8 +55,9 @@ def read_peft(
     rank: Any = config.get("r")
     alpha: Any = config.get("lora_alpha")
     rslora = bool(config.get("use_rslora"))
-    ranks = _patterns(config, "rank_pattern", _is_rank, "a positive integer", problems)
-    alphas = _patterns(config, "alpha_pattern", is_number, "a finite float32 number", problems)
+    pairs, found = _pairs(tensors)
+    ranks = _by_key(config, "rank_pattern", pairs, _is_rank, "a positive integer", problems)
+    alphas = _by_key(config, "alpha_pattern", pairs, is_number, "a finite float32 number", problems)
     scale = 1.0
     if not _is_rank(rank):
         problems.append(f"r is {rank!r}, not a positive integer")
@@ -65,7 +67,6 @@ def read_peft(
         scale = _scale(alpha, rank, rslora)
         if scale == 0.0:
             problems.append(f"lora_alpha is {alpha!r}: an adapter with a scale of 0 changes nothing")
-    pairs, found = _pairs(tensors)
     problems += found
     if problems:
         return {}, scale, problems
@@ -115,27 +116,37 @@ def _is_rank(value: Any) -> bool:
     return type(value) is int and value >= 1 and is_number(value)
 
 
-def _patterns(
-    config: Mapping[str, Any], key: str, valid: Callable[[Any], bool], wanted: str, problems: list[str]
-) -> list[tuple[re.Pattern[str], Any]]:
-    """The values of rank_pattern or alpha_pattern by what matches the end of a module's name, as PEFT matches it."""
-    raw = config.get(key) or {}
+def _by_key(
+    config: Mapping[str, Any],
+    name: str,
+    modules: Collection[str],
+    valid: Callable[[Any], bool],
+    wanted: str,
+    problems: list[str],
+) -> list[tuple[Key, Any]]:
+    """The keys and values of rank_pattern or alpha_pattern, in their order."""
+    raw = config.get(name) or {}
     if not isinstance(raw, dict):
-        problems.append(f"{key} is {raw!r}, not an object")
+        problems.append(f"{name} is {raw!r}, not an object")
+        return []
+    if sum(map(len, raw)) * sum(map(len, modules)) > MAX_STEPS:
+        problems.append(
+            f"adapter_config.json: {name} has {len(raw)} keys for {len(modules)} modules, too much to match"
+        )
         return []
     found = []
-    for pattern, value in raw.items():
+    for key, value in raw.items():
         if not valid(value):
-            problems.append(f"{key}[{pattern!r}] is {value!r}, not {wanted}")
+            problems.append(f"{name}[{key!r}] is {value!r}, not {wanted}")
         try:
-            found.append((re.compile(rf"(?:.*\.)?(?:{pattern})$"), value))
-        except (re.error, OverflowError, RecursionError) as error:
-            problems.append(f"{key}[{pattern!r}] is not a pattern: {error}")
+            found.append((Key(key), value))
+        except ValueError as error:
+            problems.append(f"adapter_config.json: {name}[{key[:200]!r}]: {error}")
     return found
 
 
-def _first_match(patterns: Sequence[tuple[re.Pattern[str], Any]], name: str, default: Any) -> Any:
-    return next((value for pattern, value in patterns if pattern.match(name)), default)
+def _first_match(keys: Sequence[tuple[Key, Any]], module: str, default: Any) -> Any:
+    return next((value for key, value in keys if key.matches(module)), default)
 
 
 def _config_problems(config: Mapping[str, Any]) -> list[str]:
