@@ -25,6 +25,8 @@ from typing import Any
 
 from aiohttp import web
 
+BETWEEN_PACKETS_S = 0.02  # long enough that they are not read as one
+
 
 class FakeSpecialist:
     """State of one fake."""
@@ -222,7 +224,7 @@ def application(fake: FakeSpecialist) -> web.Application:
         halves.content_length = len(whole.body)
         await halves.prepare(request)
         await halves.write(whole.body[:9])
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(BETWEEN_PACKETS_S)
         await halves.write(whole.body[9:])
         return halves
 

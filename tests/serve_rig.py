@@ -15,7 +15,8 @@ from typing import Any
 
 import psutil
 
-from tests.gateway_rig import ROOT, wait_until
+from tests.gateway_rig import ROOT
+from tests.waiting import wait_until
 
 PATIENCE_S = 60.0
 QUICK = """
@@ -113,7 +114,7 @@ class Serve:
 
     def orphans(self) -> list[int]:
         """Children that were seen and still run."""
-        return [pid for pid in self.seen if psutil.pid_exists(pid) and not _dead(pid)]
+        return [pid for pid in self.seen if psutil.pid_exists(pid) and not ended(pid)]
 
     def close(self) -> None:
         """Leave nothing behind, whatever the test did."""
@@ -127,7 +128,8 @@ class Serve:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _dead(pid: int) -> bool:
+def ended(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.gateway_rig import ROOT, free_port, http, wait_until
+from tests.gateway_rig import ROOT, free_port, http
 from tests.small_corpus import write_small_corpus
+from tests.waiting import wait_until
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the figures are those of Linux hosts")

@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mlx_router.protocol.sse import SSEReader
 from tests.fake_router import publish_version
-from tests.gateway_rig import Rig, http, start_rig, wait_until
+from tests.gateway_rig import Rig, http, start_rig
+from tests.waiting import wait_until
 
 HEADERS = {"domain", "score", "reason", "adapter", "specialist", "version"}
 

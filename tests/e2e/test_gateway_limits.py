@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway_rig import Rig, start_rig, wait_until
+from tests.gateway_rig import Rig, start_rig
+from tests.waiting import wait_until
 
 KEY = {"authorization": "Bearer key-1"}
 LIMITS = """

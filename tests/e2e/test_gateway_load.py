@@ -10,7 +10,8 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from tests.gateway_rig import start_rig, wait_until
+from tests.gateway_rig import start_rig
+from tests.waiting import wait_until
 
 CONNECTIONS = 200
 SECONDS = 2.0

@@ -12,7 +12,8 @@ import pytest
 from mlx_router.artifacts.store import RouterStore
 from mlx_router.protocol.sse import SSEReader
 from tests.fake_router import publish_version
-from tests.gateway_rig import FLEET, Rig, config_text, specialist, start_rig, wait_until
+from tests.gateway_rig import FLEET, Rig, config_text, specialist, start_rig
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ import pytest
 from mlx_router.protocol.sse import SSEReader
 from tests import tiny_chat
 from tests.fake_router import publish_version
-from tests.gateway_rig import Process, Reply, free_port, http, wait_until
+from tests.gateway_rig import Process, Reply, free_port, http
 from tests.specialist_process import SpecialistProcess, specialist_process
 from tests.tiny_chat import ANSWER
+from tests.waiting import wait_until
 
 CHANGING = {"id", "created"}
 

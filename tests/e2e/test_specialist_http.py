@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,10 @@ import pytest
 
 from mlx_router.protocol.sse import SSEReader
 from tests import tiny_chat
-from tests.specialist_process import SpecialistProcess, free_port, specialist_process, wait_until_ready, write_config
+from tests.gateway_rig import free_port
+from tests.serve_rig import ended
+from tests.specialist_process import SpecialistProcess, specialist_process, wait_until_ready, write_config
+from tests.waiting import wait_until
 
 HI = [{"role": "user", "content": "hi"}]
 LONG: dict[str, Any] = {"model": "endless", "messages": HI, "max_tokens": 1900}
@@ -296,7 +298,7 @@ def test_a_specialist_leaves_with_its_parent(root: Path, tmp_path: Path) -> None
         "import subprocess, sys, time\n"
         "child = subprocess.Popen(sys.argv[1:] + ['--parent-pid', str(__import__('os').getpid())])\n"
         "print(child.pid, flush=True)\n"
-        "time.sleep(600)\n"
+        "time.sleep(600)  # until it is killed\n"
     )
     port = free_port()
     config = write_config(tmp_path, root / "base", port, {})
@@ -312,22 +314,11 @@ def test_a_specialist_leaves_with_its_parent(root: Path, tmp_path: Path) -> None
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    _wait_gone(child)
-
-
-def _wait_gone(pid: int) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-            stat = Path(f"/proc/{pid}/stat")
-            if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":
-                return
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
-    raise AssertionError("the orphan did not leave")
+    try:
+        wait_until(lambda: ended(child), "the orphan leaves")
+    except TimeoutError:
+        os.kill(child, signal.SIGKILL)
+        raise
 
 
 def test_a_base_that_is_not_there(root: Path) -> None:

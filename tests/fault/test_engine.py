@@ -21,6 +21,7 @@ from mlx_router.specialist.job import Event, Failed, Finished, Job
 from mlx_router.specialist.loading import Base, load_base
 from tests import tiny_chat
 from tests.engine_driver import Driver, fresh
+from tests.waiting import until
 
 POISON = 77
 
@@ -210,13 +211,6 @@ def make_engine(base: Base) -> Iterator[Callable[..., Engine]]:
         assert not engine._thread.is_alive()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-
-
 def job(name: str, **changes: Any) -> Job:
     fields: dict[str, Any] = {
         "id": name,
@@ -309,9 +303,9 @@ def test_a_call_that_was_given_up_changes_nothing(make_engine: Callable[..., Eng
         engine = make_engine()
         engine.start()
         await until(lambda: engine.state == "running")
-        release, ran = threading.Event(), []
-        stuck = asyncio.create_task(engine.call(lambda core: release.wait(20)))
-        await asyncio.sleep(0)  # it is asked first
+        entered, release, ran = threading.Event(), threading.Event(), []
+        stuck = asyncio.create_task(engine.call(lambda core: entered.set() or release.wait(20)))
+        await until(entered.is_set)
         with pytest.raises(EngineUnavailable):
             await engine.call(lambda core: ran.append(1), timeout_s=0.05)
         release.set()
@@ -330,7 +324,7 @@ def test_stopping_fails_what_is_left(make_engine: Callable[..., Engine]) -> None
         mail = engine.submit([job("left", max_tokens=100000)])
         await mail.take()
         await engine.stop()
-        await asyncio.sleep(0)
+        await until(lambda: mail.tickets[0].ended)
         events = [event for _, event in await mail.take()]
         assert isinstance(events[-1], Failed)
         assert engine.state == "stopped"

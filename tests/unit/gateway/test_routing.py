@@ -135,7 +135,7 @@ def test_a_body_waits_for_prompts_but_not_for_ever() -> None:
         await asyncio.sleep(0)  # let it queue
         thread._submit("route", ["late"], due_s=time.monotonic() + 2 * _YIELD_S)
         soon = asyncio.create_task(thread.route("soon"))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # let it queue
         router.gate.set()
         await asyncio.gather(first, waiting, soon)
         assert router.batches[:3] == [["first"], ["soon"], ["text"]]
@@ -168,7 +168,7 @@ def test_texts_are_counted_and_leave_prompts_their_places() -> None:
         with pytest.raises(Overloaded):
             await thread.encode(["one more"])
         prompt = asyncio.create_task(thread.route("a prompt"))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # let it queue
         router.gate.set()
         assert (await prompt).domain == "general"
         await asyncio.gather(*jobs)

@@ -16,6 +16,7 @@ from tests.gateway_rig import free_port
 BODY = b'{"ready": true, "parts": {"engine": {"ready": true}}}'
 LENGTH = (b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(BODY) + BODY[:9], BODY[9:])
 CLOSE = (b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + BODY[:9], BODY[9:])
+BETWEEN_PACKETS_S = 0.02  # long enough that they are not read as one
 
 
 def with_server(ask: Callable[[aiohttp.ClientSession, str], Awaitable[None]], *, pieces: tuple[bytes, ...]) -> None:
@@ -28,7 +29,7 @@ def with_server(ask: Callable[[aiohttp.ClientSession, str], Awaitable[None]], *,
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(BETWEEN_PACKETS_S)
         writer.close()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

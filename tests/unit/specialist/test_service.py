@@ -20,6 +20,7 @@ from mlx_router.specialist.catalog import Catalog, Known
 from mlx_router.specialist.job import Event, Failed, Finished, Job
 from mlx_router.specialist.service import Specialist
 from tests import tiny_chat
+from tests.waiting import until
 
 Scenario = Callable[[Specialist], Awaitable[None]]
 
@@ -47,13 +48,6 @@ def run(scripted_path: Path) -> Callable[..., None]:
         asyncio.run(main())
 
     return run
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 def test_the_queue_limit_holds_before_prompts_are_read(run: Callable[..., None]) -> None:
