@@ -112,16 +112,3 @@ def with_ports(config: Config, ports: Mapping[str, int]) -> Config:
     gateway = dataclasses.replace(config.gateway, port=ports.get("gateway", config.gateway.port))
     specialists = tuple(dataclasses.replace(item, port=ports.get(item.name, item.port)) for item in config.specialists)
     return dataclasses.replace(config, gateway=gateway, specialists=specialists)
-
-
-__all__ = [
-    "apply_environment",
-    "child_environment",
-    "home_dir",
-    "hub_cache",
-    "invoking_user",
-    "launched_rank",
-    "search_path",
-    "service_dirs",
-    "with_ports",
-]

@@ -85,12 +85,6 @@ def ensure_demo(home: Path, progress: DemoProgress | None = None, *, install: bo
     return paths
 
 
-def is_ready(home: Path) -> bool:
-    """Whether `ensure_demo` would find everything made."""
-    folder = home / "demo" / _key()
-    return not _missing(folder) and (folder / "base" / "config.json").is_file()
-
-
 def _key() -> str:
     """Twelve digits of a hash over all that decides the weights: texts, recipes, code, versions."""
     total = hashlib.sha256()

@@ -59,7 +59,7 @@ def evaluation(path: Path) -> dict[str, Any]:
 
 def whole(version: Path, digest: str) -> bool:
     """Whether a published version is there with the files that it was published with."""
-    from mlx_router.lora.load import adapter_digest
+    from mlx_router.lora.files import adapter_digest
 
     return (version / FILE).is_file() and (version / _CONFIG).is_file() and adapter_digest(version) == digest
 

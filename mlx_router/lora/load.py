@@ -22,7 +22,6 @@ from mlx_router.lora.files import (
     CONFIG_FILE,
     PEFT_FILE,
     KnownFiles,
-    adapter_digest,
     read_whole,
     resolve_directory,
     weights_file,
@@ -33,8 +32,6 @@ from mlx_router.lora.tensors import Array, is_number, parse_safetensors
 CONFIG_LIMIT_BYTES = 2**20
 DEFAULT_LIMIT_BYTES = 8 * 2**30
 KNOWN = KnownFiles()
-
-__all__ = ["AdapterFiles", "LoraPair", "adapter_digest", "read_adapter"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -39,6 +38,7 @@ from mlx_router.lora.manifest import (
     read_manifest,
     read_manifests,
 )
+from mlx_router.lora.names import in_layer
 from mlx_router.lora.tomlfile import to_toml
 
 MISSING = "missing"
@@ -71,7 +71,6 @@ class AdapterRoute:
     specialist: str
     status: str
     reason: str
-    stands_in_for: str | None = None  # the adapter whose own domain this is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +220,7 @@ class Registry:
             with installed.draft(folder) as draft:
                 installed.copy(source, draft)
                 files = read_adapter(draft, name=name, sha256=given.digest)
-                keys = files.keys or tuple(sorted({re.sub(r"^.*?layers\.\d+\.", "", item) for item in files.modules}))
+                keys = files.keys or tuple(sorted({in_layer(module) for module in files.modules}))
                 facts = replace(
                     manifest,
                     status=ACTIVE,
@@ -335,13 +334,7 @@ def routes_from_manifests(records: Iterable[AdapterRecord]) -> dict[str, Adapter
         for domain in item.manifest.stands_in if item.status == ACTIVE else ():
             own = routes.get(domain)
             if own is None or own.status != ACTIVE:
-                routes[domain] = AdapterRoute(
-                    adapter=item.name,
-                    specialist=item.specialist,
-                    status=ACTIVE,
-                    reason="",
-                    stands_in_for=own.adapter if own else None,
-                )
+                routes[domain] = AdapterRoute(adapter=item.name, specialist=item.specialist, status=ACTIVE, reason="")
     return dict(sorted(routes.items()))
 
 

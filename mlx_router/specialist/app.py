@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -137,9 +137,6 @@ async def _admin_body(specialist: Specialist, request: Request, model: type[B]) 
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send application/json")
     return parse_body(model, await read_body(request.scope, request.receive, ADMIN_BODY_BYTES))
-
-
-Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 async def _router_error(request: Request, error: Exception) -> Response:

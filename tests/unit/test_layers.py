@@ -25,7 +25,7 @@ ALLOWED = {
     "head": {"compute", "config", "encoder", "artifacts"},
     "training": {"compute", "config", "encoder", "head", "artifacts"},
     "gateway": {"config", "protocol", "http", "artifacts", "head", "lora"},
-    "specialist": {"compute", "config", "protocol", "http", "lora", "demo"},
+    "specialist": {"compute", "config", "protocol", "http", "lora"},
     "supervisor": {"config", "http"},
 }
 WITHOUT_MLX = (

@@ -14,7 +14,7 @@ import pytest
 from mlx_router import resources
 from mlx_router.errors import AdapterError
 from mlx_router.lora import demo, demo_recipes
-from mlx_router.lora.load import adapter_digest
+from mlx_router.lora.files import adapter_digest
 from mlx_router.lora.manifest import read_manifests
 from mlx_router.lora.registry import Registry
 from mlx_router.lora.rows import read_rows
@@ -81,7 +81,6 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
 
 
 def test_everything_is_made_once(rig: Rig) -> None:
-    assert not demo.is_ready(rig.home)
     paths = rig.ensure()
     assert (paths.base / "config.json").is_file()
     assert set(paths.adapters) == set(NAMES)
@@ -90,7 +89,6 @@ def test_everything_is_made_once(rig: Rig) -> None:
     )
     assert {task for task, *_ in rig.told} == {"base", *NAMES}
     assert sorted(name for _, *names in rig.commands for name in names) == sorted([*NAMES, NAMES[0]])
-    assert demo.is_ready(rig.home)
     assert (rig.home / "demo" / "base").resolve() == paths.base
     rig.commands.clear()
     assert rig.ensure() == paths
@@ -133,7 +131,6 @@ def test_a_version_that_was_swapped_in_stays_until_the_base_changes(rig: Rig) ->
 def test_changed_inputs_make_everything_anew_and_drop_the_old(rig: Rig) -> None:
     first = rig.ensure()
     (rig.texts / "texts.jsonl").write_text('{"text": "changed"}\n')
-    assert not demo.is_ready(rig.home)
     second = rig.ensure()
     assert second.base != first.base
     assert not first.base.exists()

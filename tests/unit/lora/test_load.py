@@ -18,7 +18,8 @@ from safetensors.numpy import save_file
 
 from mlx_router.errors import AdapterError, AdapterForbidden, AdapterNotFound, AdapterTooLarge
 from mlx_router.lora import files as files_module
-from mlx_router.lora.load import adapter_digest, read_adapter
+from mlx_router.lora.files import adapter_digest
+from mlx_router.lora.load import read_adapter
 from mlx_router.lora.tensors import parse_safetensors
 
 Q = "model.layers.0.self_attn.q_proj"

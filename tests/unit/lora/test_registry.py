@@ -13,7 +13,7 @@ import pytest
 
 from mlx_router.errors import AdapterError, AdapterNotFound
 from mlx_router.lora import installed
-from mlx_router.lora.load import adapter_digest
+from mlx_router.lora.files import adapter_digest
 from mlx_router.lora.manifest import Manifest, read_manifests
 from mlx_router.lora.registry import Registry, routes_from_manifests
 from tests.adapter_files import write_adapter, write_manifest, write_peft
@@ -247,8 +247,7 @@ def test_routes_fall_to_the_one_that_stands_in(tmp_path: Path) -> None:
     registry.install("coder", write_adapter(tmp_path / "w"))
     registry.install("rust", write_adapter(tmp_path / "w"))
     routes = routes_from_manifests(registry.records())
-    assert (routes["cpp"].adapter, routes["cpp"].stands_in_for) == ("coder", "cpp")
-    assert (routes["rust"].adapter, routes["rust"].stands_in_for) == ("rust", None)
+    assert (routes["cpp"].adapter, routes["rust"].adapter) == ("coder", "rust")
     registry.quarantine("rust", "worse")
     assert routes_from_manifests(registry.records())["rust"].adapter == "coder"
 
