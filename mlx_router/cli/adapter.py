@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,11 @@ import click
 
 from mlx_router.cli.adapter_gate import check, train
 from mlx_router.cli.context import current_config, current_home, echo_json, readable_config
+from mlx_router.cli.specialists import must_be_up, places, unload_everywhere, up
 from mlx_router.errors import AdapterError, AdapterNotFound, AdapterQuarantined
 from mlx_router.lora.registry import Registry
 
 if TYPE_CHECKING:
-    from mlx_router.cli.specialists import Place
     from mlx_router.lora.registry import AdapterRecord
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -32,8 +33,6 @@ def adapter() -> None:
 @click.pass_context
 def list_adapters(ctx: click.Context, as_json: bool) -> None:
     """List every adapter: domains, status, installed version, and who holds it now."""
-    from mlx_router.cli.specialists import places
-
     records = Registry(current_home(ctx)).records()
     config = readable_config(ctx)
     resident: dict[str, list[str]] = {}
@@ -58,7 +57,7 @@ def show(ctx: click.Context, name: str, at: str, as_json: bool) -> None:
     """Show everything about the adapter NAME."""
     item = Registry(current_home(ctx)).find(name)
     live = []
-    for place in _places(ctx, item, at) if readable_config(ctx) else ():
+    for place in places(current_config(ctx), item, at) if readable_config(ctx) else ():
         for entry in (place.adapters() or {}).get("data", []):
             if entry.get("id") == name:
                 live.append({"specialist": place.specialist, "url": place.url, **entry})
@@ -100,10 +99,7 @@ def add(
     from mlx_router.lora.manifest import LOCAL
 
     registry = Registry(current_home(ctx))
-    known = name in registry.manifests()
-    if not known:
-        _new_manifest(registry, name, title, domains, specialist)
-    try:
+    with _manifest(registry, name, title, domains, specialist):
         origin = hub
         if path is None and hub is None:
             manifest = registry.manifest(name)
@@ -114,10 +110,6 @@ def add(
         done = registry.install(
             name, source, activate=activate, origin=None if path else origin, revision="" if path else revision
         )
-    except BaseException:
-        if not known:
-            registry.remove(name)
-        raise
     _say(
         as_json,
         {"adapter": name, "digest": done.digest, "previous_digest": done.previous, "path": str(done.path)},
@@ -154,7 +146,6 @@ def import_adapter(
     from mlx_router.lora.files import adapter_digest
 
     registry = Registry(current_home(ctx))
-    known = name in registry.manifests()
     with tempfile.TemporaryDirectory() as folder:
         files = convert_peft(directory, folder, sha256=sha256)
         provenance = {
@@ -163,14 +154,8 @@ def import_adapter(
             "source": {"format": "peft", "path": str(Path(directory).resolve()), "digest": adapter_digest(directory)},
             "adapter": {"digest": files.digest},
         }
-        if not known:
-            _new_manifest(registry, name, title, domains, specialist)
-        try:
+        with _manifest(registry, name, title, domains, specialist):
             done = registry.install(name, Path(folder), activate=activate, verify=False, provenance=provenance)
-        except BaseException:
-            if not known:
-                registry.remove(name)
-            raise
     _say(
         as_json,
         {"adapter": name, "digest": done.digest, "previous_digest": done.previous, "path": str(done.path)},
@@ -189,7 +174,7 @@ def remove(ctx: click.Context, name: str, version: str | None, at: str, as_json:
     registry = Registry(current_home(ctx))
     item = registry.find(name)
     current = version is None or registry.version(name, version).name == item.version
-    unloaded = _unload(_places(ctx, item, at), name) if current else []
+    unloaded = unload_everywhere(places(current_config(ctx), item, at), name) if current else []
     removed = registry.remove(name, version)
     text = f"{name}: removed {', '.join(removed) or 'nothing: no weights were installed'}"
     _say(as_json, {"adapter": name, "removed": removed, "unloaded_from": unloaded}, text)
@@ -211,7 +196,8 @@ def load(ctx: click.Context, name: str, path: str | None, force: bool, at: str, 
     if source is None:
         raise AdapterNotFound(f"adapter {name}: {item.reason}; install it with `mlx-router adapter add {name} PATH`")
     body = {"lora_name": name, "lora_path": str(source), "load_inplace": True}
-    replies = _everywhere(_running(ctx, item, at), "load", body)
+    servers = must_be_up(places(current_config(ctx), item, at), name)
+    replies = [place.post("load", body) for place in servers]
     lines = [f"{reply['specialist']}: {reply['digest'][:19]} {reply['status']}" for reply in replies]
     _say(as_json, {"adapter": name, "servers": replies}, "\n".join(lines))
 
@@ -224,7 +210,8 @@ def load(ctx: click.Context, name: str, path: str | None, force: bool, at: str, 
 def unload(ctx: click.Context, name: str, at: str, as_json: bool) -> None:
     """Unload NAME from the servers that hold it; its files stay."""
     item = Registry(current_home(ctx)).find(name)
-    replies = _everywhere(_running(ctx, item, at), "unload", {"lora_name": name})
+    servers = must_be_up(places(current_config(ctx), item, at), name)
+    replies = [place.post("unload", {"lora_name": name}) for place in servers]
     _say(as_json, {"adapter": name, "servers": replies}, "\n".join(f"{r['specialist']}: unloaded" for r in replies))
 
 
@@ -242,10 +229,9 @@ def swap(ctx: click.Context, name: str, path: str, force: bool, at: str, as_json
     """
     from mlx_router.cli.adapter_swap import swap as swap_weights
     from mlx_router.cli.adapter_tables import swap_lines
-    from mlx_router.cli.specialists import up
 
     registry = Registry(current_home(ctx))
-    servers = _places(ctx, registry.find(name), at)
+    servers = places(current_config(ctx), registry.find(name), at)
     servers = servers if at else up(servers)
     result = swap_weights(registry, name, Path(path), servers, force=force)
     _say(as_json, result, "\n".join(swap_lines(result)))
@@ -259,13 +245,12 @@ def swap(ctx: click.Context, name: str, path: str, force: bool, at: str, as_json
 @click.pass_context
 def pin(ctx: click.Context, name: str, off: bool, at: str, as_json: bool) -> None:
     """Keep NAME resident: it is never evicted."""
-    from mlx_router.cli.specialists import up
-
     registry = Registry(current_home(ctx))
     item = registry.find(name)
     if item.status == "quarantined" and not off:
         raise AdapterQuarantined(f"{name} is quarantined: {item.reason}; `mlx-router adapter release {name}` ends that")
-    replies = _everywhere(up(_places(ctx, item, at)), "pin", {"lora_name": name, "pinned": not off})
+    servers = up(places(current_config(ctx), item, at))
+    replies = [place.post("pin", {"lora_name": name, "pinned": not off}) for place in servers]
     registry.pin(name, not off)
     where = ", ".join(reply["specialist"] for reply in replies) or "no server runs; it holds from the next start"
     text = f"{name}: {'not pinned any more' if off else 'pinned'} ({where})"
@@ -283,7 +268,7 @@ def quarantine(ctx: click.Context, name: str, reason: str, at: str, as_json: boo
     registry = Registry(current_home(ctx))
     item = registry.find(name)
     registry.quarantine(name, reason)
-    unloaded = _unload(_places(ctx, item, at), name)
+    unloaded = unload_everywhere(places(current_config(ctx), item, at), name)
     _say(as_json, {"adapter": name, "reason": reason, "unloaded_from": unloaded}, f"{name}: quarantined")
 
 
@@ -299,55 +284,26 @@ def release(ctx: click.Context, name: str, as_json: bool) -> None:
     _say(as_json, _plain(item), f"{name}: {item.status}; `mlx-router adapter load {name}` brings it back to a server")
 
 
-def _places(ctx: click.Context, item: AdapterRecord, at: str) -> list[Place]:
-    from mlx_router.cli.specialists import places
-
-    return places(current_config(ctx), name=item.name, specialist=item.specialist, at=at)
-
-
-def _running(ctx: click.Context, item: AdapterRecord, at: str) -> list[Place]:
-    """The servers for an adapter that answer. Raises AdapterError where none does."""
-    from mlx_router.cli.specialists import up
-
-    found = _places(ctx, item, at)
-    alive = up(found)
-    if not alive:
-        tried = ", ".join(f"{place.specialist} at {place.url}" for place in found)
-        raise AdapterError(f"no server for {item.name} runs (tried {tried or 'none: no specialist is configured'})")
-    return alive
-
-
-def _everywhere(servers: Sequence[Place], verb: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"specialist": place.specialist, "url": place.url, **place.post(verb, body)} for place in servers]
-
-
-def _unload(candidates: Sequence[Place], name: str) -> list[str]:
-    """Unload where the adapter is known; the specialists that had it."""
-    done = []
-    for place in candidates:
-        known = {entry.get("id") for entry in (place.adapters() or {}).get("data", [])}
-        if name in known:
-            try:
-                place.post("unload", {"lora_name": name})
-            except AdapterError:  # known, but not loaded
-                continue
-            done.append(place.specialist)
-    return done
-
-
-def unload_everywhere(ctx: click.Context, item: AdapterRecord) -> list[str]:
-    """Take an adapter out of every server that runs; the specialists that had it."""
-    return _unload(_places(ctx, item, ""), item.name)
-
-
-def _new_manifest(registry: Registry, name: str, title: str | None, domains: tuple[str, ...], specialist: str) -> None:
+@contextmanager
+def _manifest(
+    registry: Registry, name: str, title: str | None, domains: tuple[str, ...], specialist: str
+) -> Iterator[None]:
+    """NAME has a manifest while its weights are installed; one made here is taken back if they are not."""
     from mlx_router.lora.manifest import Manifest, check_name, did_you_mean
 
+    if name in registry.manifests():
+        yield
+        return
     check_name(name)
     if not title:
         hint = did_you_mean(name, registry.names())
         raise AdapterNotFound(f"no adapter {name!r}{hint}; a new one needs --title, and --domain for what it answers")
     registry.add_manifest(Manifest(name=name, title=title, domains=domains, specialist=specialist))
+    try:
+        yield
+    except BaseException:
+        registry.remove(name)
+        raise
 
 
 def _fetch(repository: str, revision: str) -> Path:

@@ -117,8 +117,8 @@ def check(
 
     from mlx_router import resources
     from mlx_router.cli import adapter_training as training
-    from mlx_router.cli.adapter import unload_everywhere
     from mlx_router.cli.adapter_tables import check_table
+    from mlx_router.cli.specialists import places, unload_everywhere
 
     config = current_config(ctx)
     registry = Registry(config.home)
@@ -133,7 +133,7 @@ def check(
         if quarantine:
             training.record(registry, name, path.name, report)
             if not report.passed and path == item.path:
-                unload_everywhere(ctx, item)
+                unload_everywhere(places(config, item), name)
         if not as_json:
             Console(highlight=False).print(check_table(report))
     if as_json:

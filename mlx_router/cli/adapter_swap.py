@@ -71,9 +71,8 @@ def _everywhere(
             body = {"lora_name": before.name, "lora_path": str(path), "load_inplace": True}
             asked = place
             changed.append(place)  # also one that does not answer in time may have changed
-            reply = place.post("load", body)
+            replies.append(place.post("load", body))
             asked = None
-            replies.append({"specialist": place.specialist, "url": place.url, **reply})
             interrupt.check()
         registry.activate(before.name, path.name)
     except (RouterError, OSError, KeyboardInterrupt) as error:

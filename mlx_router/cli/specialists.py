@@ -11,6 +11,7 @@ from typing import Any
 
 from mlx_router.config import Config, SpecialistConfig
 from mlx_router.errors import AdapterError, UpstreamTimeout, UpstreamUnavailable
+from mlx_router.lora.registry import AdapterRecord
 
 LOOK_TIMEOUT_S = 2.0
 CHANGE_TIMEOUT_S = 300.0  # a first load may read gigabytes
@@ -33,8 +34,12 @@ class Place:
             return None
 
     def post(self, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """POST /v1/<verb>_lora_adapter. Raises UpstreamUnavailable where nothing answers, AdapterError for a no."""
-        return self._ask("POST", f"/v1/{verb}_lora_adapter", body, CHANGE_TIMEOUT_S)
+        """POST /v1/<verb>_lora_adapter; the reply, and who gave it.
+
+        Raises UpstreamUnavailable where nothing answers, AdapterError for a no.
+        """
+        reply = self._ask("POST", f"/v1/{verb}_lora_adapter", body, CHANGE_TIMEOUT_S)
+        return {"specialist": self.specialist, "url": self.url, **reply}
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> dict[str, Any]:
         headers = {"content-type": "application/json", "accept": "application/json"}
@@ -60,8 +65,8 @@ class Place:
             raise UpstreamUnavailable(f"{self.specialist} ({self.url}) went away: {error}") from error
 
 
-def places(config: Config, *, name: str | None = None, specialist: str | None = None, at: str = "") -> list[Place]:
-    """Every server that may hold adapter `name` of a manifest's `specialist`; every server without a name.
+def places(config: Config, adapter: AdapterRecord | None = None, at: str = "") -> list[Place]:
+    """Every server that may hold an adapter; without one, every server.
 
     `at`: a URL that is used instead. The ports of a running `serve` are those that it says it has.
     """
@@ -71,7 +76,7 @@ def places(config: Config, *, name: str | None = None, specialist: str | None = 
     running = _running(config)
     found = []
     for item in config.specialists:
-        if name is not None and not _holds(item, name, specialist):
+        if adapter is not None and not _holds(item, adapter.name, adapter.specialist):
             continue
         urls = [running.get(item.name) or f"http://{_host(item.host)}:{item.port}"]
         urls += [url.rstrip("/").removesuffix("/v1") for url in item.replicas]
@@ -84,6 +89,29 @@ def up(candidates: Sequence[Place]) -> list[Place]:
     return [place for place in candidates if place.adapters() is not None]
 
 
+def must_be_up(candidates: Sequence[Place], name: str) -> list[Place]:
+    """Those that answer. Raises AdapterError where none of an adapter's servers does."""
+    alive = up(candidates)
+    if not alive:
+        tried = ", ".join(f"{place.specialist} at {place.url}" for place in candidates)
+        raise AdapterError(f"no server for {name} runs (tried {tried or 'none: no specialist is configured'})")
+    return alive
+
+
+def unload_everywhere(candidates: Sequence[Place], name: str) -> list[str]:
+    """Unload an adapter where it is known; the specialists that had it."""
+    done = []
+    for place in candidates:
+        known = {entry.get("id") for entry in (place.adapters() or {}).get("data", [])}
+        if name in known:
+            try:
+                place.post("unload", {"lora_name": name})
+            except AdapterError:  # known, but not loaded
+                continue
+            done.append(place.specialist)
+    return done
+
+
 def base_of(config: Config, name: str, specialist: str) -> str:
     """The base that an adapter runs on: of the specialist that holds it, else the embedded one."""
     for item in config.specialists:
@@ -92,7 +120,7 @@ def base_of(config: Config, name: str, specialist: str) -> str:
     return "demo"
 
 
-def _holds(item: SpecialistConfig, name: str, specialist: str | None) -> bool:
+def _holds(item: SpecialistConfig, name: str, specialist: str) -> bool:
     if item.adapters:
         return name in (*item.adapters, *item.pinned)
     return item.name == specialist or name in item.pinned

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -357,11 +358,12 @@ def test_places_follow_lists_manifests_replicas_and_the_url_given() -> None:
     two = SpecialistConfig(name="code", port=2, host="::", adapters=("x",))
     config = Config(home=Path("/nowhere"), specialists=(one, two))
 
-    def urls(name: str | None, specialist: str | None, at: str = "") -> list[str]:
-        return [place.url for place in places(config, name=name, specialist=specialist, at=at)]
+    def urls(name: str, specialist: str, at: str = "") -> list[str]:
+        adapter: Any = SimpleNamespace(name=name, specialist=specialist)
+        return [place.url for place in places(config, adapter, at)]
 
     assert urls("a", "hardware") == ["http://127.0.0.1:1", "http://mac2:9360"]
     assert urls("x", "code") == ["http://[::1]:2"]
     assert urls("a", "code") == []  # that specialist lists what it holds
-    assert len(urls(None, None)) == 3
+    assert len(places(config)) == 3
     assert urls("a", "code", "http://there:9/v1/") == ["http://there:9"]
