@@ -1,4 +1,4 @@
-"""Progress bars of several tasks at once, on stderr."""
+"""Progress bars on stderr, so that stdout stays for results; Ctrl-C ends the work behind them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from mlx_router.cli.interrupt import Interrupt
 
 
-class TaskBars:
-    """A bar a task, made when it is first heard of; plain lines where stderr is no terminal."""
+class Bars:
+    """Drawn while entered. Whoever moves a bar asks `_interrupt` first."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._interrupt = Interrupt()
-        self._console = Console(stderr=True)
-        self._tasks: dict[str, TaskID] = {}
-        self._finished: set[str] = set()
-        self._progress = Progress(
-            TextColumn("{task.description:<28}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
 
     def __enter__(self) -> Self:
         self._interrupt.__enter__()
@@ -39,6 +28,26 @@ class TaskBars:
     ) -> None:
         self._progress.stop()
         self._interrupt.__exit__(kind, error, trace)
+
+
+class TaskBars(Bars):
+    """A bar a task, made when it is first heard of; plain lines where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._tasks: dict[str, TaskID] = {}
+        self._finished: set[str] = set()
+        super().__init__(
+            Progress(
+                TextColumn("{task.description:<28}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self._console,
+                disable=not self._console.is_terminal,
+            )
+        )
 
     def draw(self, task: str, done: int, total: int, note: str) -> None:
         """Task `task` is at `done` of `total`."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -16,37 +15,27 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mlx_router.cli.interrupt import Interrupt
+from mlx_router.cli.bars import Bars
 
 if TYPE_CHECKING:
     from mlx_router.training.fit import EpochLog
 
 
-class RichProgress:
-    """Draws on stderr, so that stdout stays for results."""
+class RichProgress(Bars):
+    """A bar for each thing that training does."""
 
     def __init__(self) -> None:
-        self._interrupt = Interrupt()
-        self._progress = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
+        super().__init__(
+            Progress(
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
         )
-
-    def __enter__(self) -> Self:
-        self._interrupt.__enter__()
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-        self._interrupt.__exit__(kind, error, trace)
 
     def encoding(self, total: int) -> Callable[[int], None]:
         """A bar of prompts."""

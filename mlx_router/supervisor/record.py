@@ -16,8 +16,7 @@ from mlx_router.supervisor.child import Child
 from mlx_router.supervisor.lock import RUN, Holder
 from mlx_router.supervisor.spec import GATEWAY
 from mlx_router.supervisor.states import State
-from mlx_router.supervisor.traffic import GATEWAY as GATEWAY_NAMES
-from mlx_router.supervisor.traffic import SPECIALIST, Traffic
+from mlx_router.supervisor.traffic import OF_GATEWAY, OF_SPECIALIST, Traffic
 
 STATUS = "status.json"
 FORMAT = 1
@@ -42,7 +41,7 @@ class Gauge:
 
     def __init__(self, child: Child) -> None:
         self.child = child
-        self.traffic = Traffic(GATEWAY_NAMES if child.spec.kind == GATEWAY else SPECIALIST)
+        self.traffic = Traffic(OF_GATEWAY if child.spec.kind == GATEWAY else OF_SPECIALIST)
         self._process: psutil.Process | None = None
 
     async def measure(self) -> None:

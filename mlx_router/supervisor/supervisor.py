@@ -185,6 +185,14 @@ class Supervisor:
             self.say("stopping: running answers end first (once more to kill)")
             self._stop.set()
 
+    def _follow_parent(self) -> None:
+        """Stop when the process that started us, and wanted that, is gone."""
+        if os.getppid() == self._parent_pid:
+            asyncio.get_running_loop().call_later(_PARENT_S, self._follow_parent)
+        elif not self._stop.is_set():
+            self.say(f"stopping: process {self._parent_pid}, which started this, is gone")
+            self._stop.set()
+
     async def _stop_all(self) -> None:
         self._stop.set()
         self._write()
@@ -244,14 +252,6 @@ class Supervisor:
         }
 
     # reloading
-
-    def _follow_parent(self) -> None:
-        """Stop when the process that started us, and wanted that, is gone."""
-        if os.getppid() == self._parent_pid:
-            asyncio.get_running_loop().call_later(_PARENT_S, self._follow_parent)
-        elif not self._stop.is_set():
-            self.say(f"stopping: process {self._parent_pid}, which started this, is gone")
-            self._stop.set()
 
     async def _follow_reloads(self) -> None:
         while True:

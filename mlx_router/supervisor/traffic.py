@@ -20,10 +20,10 @@ class Names:
     seconds: str  # a histogram
 
 
-GATEWAY = Names(
+OF_GATEWAY = Names(
     requests="mlx_router_requests_total", tokens="mlx_router_tokens_total", seconds="mlx_router_request_seconds"
 )
-SPECIALIST = Names(
+OF_SPECIALIST = Names(
     requests="mlx_router_specialist_requests_total",
     tokens="mlx_router_specialist_generated_tokens_total",
     seconds="mlx_router_specialist_request_seconds",

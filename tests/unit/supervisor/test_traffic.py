@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_router.supervisor.traffic import SPECIALIST, Traffic, quantile
+from mlx_router.supervisor.traffic import OF_SPECIALIST, Traffic, quantile
 
 
 def page(requests: int, tokens: int, fast: int, slow: int) -> str:
@@ -21,7 +21,7 @@ mlx_router_specialist_generated_tokens_total{{adapter="a"}} {tokens}.0
 
 
 def test_rates_are_of_the_window_and_the_median_is_of_its_requests() -> None:
-    traffic = Traffic(SPECIALIST)
+    traffic = Traffic(OF_SPECIALIST)
     assert traffic.figures()["requests"] is None
     traffic.read(page(10, 100, 10, 0), 100.0)
     assert traffic.figures() == {"requests": 10, "requests_per_s": None, "tokens_per_s": None, "p50_ms": 50.0}
@@ -30,7 +30,7 @@ def test_rates_are_of_the_window_and_the_median_is_of_its_requests() -> None:
 
 
 def test_old_readings_are_dropped_and_a_new_process_counts_from_zero() -> None:
-    traffic = Traffic(SPECIALIST)
+    traffic = Traffic(OF_SPECIALIST)
     for second in range(0, 60, 2):
         traffic.read(page(10 + second * 10, 0, 0, 0), float(second))
     assert traffic.figures()["requests_per_s"] == 10.0
