@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import regex
 
 from mlx_router.errors import AdapterTooLarge
-from mlx_router.lora.peft_keys import MAX_STEPS, Key
 from mlx_router.lora.tensors import Array, is_number
 
+MATCH_LIMIT_S = 2.0  # for all keys of rank_pattern or of alpha_pattern and all modules
 LEAF = re.compile(r"^(?P<module>.+?)\.lora_(?P<emb>embedding_)?(?P<half>[AB])(?:\.(?!weight)[\w-]+)?(?:\.weight)?$")
 EXPERT = re.compile(r"^(?P<head>.+\.mlp)\.experts\.(?P<expert>[0-9]+)\.(?P<proj>\w+)$")
 MAX_EXPERTS = 1024  # of one layer; the largest models that are served have 512
@@ -56,8 +58,8 @@ def read_peft(
     alpha: Any = config.get("lora_alpha")
     rslora = bool(config.get("use_rslora"))
     pairs, found = _pairs(tensors)
-    ranks = _by_key(config, "rank_pattern", pairs, _is_rank, "a positive integer", problems)
-    alphas = _by_key(config, "alpha_pattern", pairs, is_number, "a finite float32 number", problems)
+    ranks = _by_module(config, "rank_pattern", pairs, rank, _is_rank, "a positive integer", problems)
+    alphas = _by_module(config, "alpha_pattern", pairs, alpha, is_number, "a finite float32 number", problems)
     scale = 1.0
     if not _is_rank(rank):
         problems.append(f"r is {rank!r}, not a positive integer")
@@ -73,14 +75,13 @@ def read_peft(
     modules: dict[str, tuple[Array, Array]] = {}
     experts: dict[str, dict[int, tuple[Array, Array]]] = {}
     for name, (a, b) in sorted(pairs.items()):
-        wanted = _first_match(ranks, name, rank)
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
             problems.append(f"{name}: lora_A {a.shape} and lora_B {b.shape} do not multiply")
             continue
-        if a.shape[0] != wanted:
-            problems.append(f"{name}: rank {a.shape[0]}, but adapter_config.json says {wanted}")
+        if a.shape[0] != ranks[name]:
+            problems.append(f"{name}: rank {a.shape[0]}, but adapter_config.json says {ranks[name]}")
             continue
-        own = _scale(_first_match(alphas, name, alpha), a.shape[0], rslora)
+        own = _scale(alphas[name], a.shape[0], rslora)
         if own != scale:
             with np.errstate(all="ignore"):
                 b = (b * np.float32(own / scale)).astype(np.float32)
@@ -116,37 +117,48 @@ def _is_rank(value: Any) -> bool:
     return type(value) is int and value >= 1 and is_number(value)
 
 
-def _by_key(
+def _by_module(
     config: Mapping[str, Any],
     name: str,
-    modules: Collection[str],
+    modules: Iterable[str],
+    default: Any,
     valid: Callable[[Any], bool],
     wanted: str,
     problems: list[str],
-) -> list[tuple[Key, Any]]:
-    """The keys and values of rank_pattern or alpha_pattern, in their order."""
+) -> dict[str, Any]:
+    """What rank_pattern or alpha_pattern gives each module, `default` where no key matches the end of its name.
+
+    The keys are regular expressions in a file that anybody may have made, and some take years to match: `regex` has
+    re's syntax and gives up in time.
+    """
     raw = config.get(name) or {}
     if not isinstance(raw, dict):
         problems.append(f"{name} is {raw!r}, not an object")
-        return []
-    if sum(map(len, raw)) * sum(map(len, modules)) > MAX_STEPS:
-        problems.append(
-            f"adapter_config.json: {name} has {len(raw)} keys for {len(modules)} modules, too much to match"
-        )
-        return []
-    found = []
+        return {}
+    patterns = []
     for key, value in raw.items():
         if not valid(value):
             problems.append(f"{name}[{key!r}] is {value!r}, not {wanted}")
         try:
-            found.append((Key(key), value))
-        except ValueError as error:
-            problems.append(f"adapter_config.json: {name}[{key[:200]!r}]: {error}")
-    return found
+            patterns.append((regex.compile(rf"(.*\.)?({key})$"), value))
+        except (regex.error, OverflowError, RecursionError) as error:
+            problems.append(f"{name}[{key[:200]!r}] is not a pattern: {error}")
+    end = time.monotonic() + MATCH_LIMIT_S
 
+    def matches(pattern: regex.Pattern[str], module: str) -> bool:
+        left_s = max(end - time.monotonic(), 1e-6)
+        return pattern.match(module, timeout=left_s, concurrent=True) is not None
 
-def _first_match(keys: Sequence[tuple[Key, Any]], module: str, default: Any) -> Any:
-    return next((value for key, value in keys if key.matches(module)), default)
+    try:
+        return {
+            module: next((value for pattern, value in patterns if matches(pattern, module)), default)
+            for module in modules
+        }
+    except TimeoutError:
+        problems.append(
+            f"{name}: its {len(patterns)} patterns take over {MATCH_LIMIT_S:g} s to match the modules' names"
+        )
+        return {}
 
 
 def _config_problems(config: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from mlx_router.errors import AdapterError, AdapterTooLarge
 from mlx_router.lora.bank import AdapterBank
 from mlx_router.lora.convert import convert_peft
 from mlx_router.lora.load import AdapterFiles, read_adapter
-from mlx_router.lora.peft_keys import Key
 from tests.tiny_models import open_model, save_model
 
 ROOT = "base_model.model.model.layers.0."
@@ -65,6 +63,7 @@ def update(adapter: AdapterFiles, name: str) -> NDArray[np.float32]:
         ({"alpha_pattern": {r"layers\.0\.self_attn\.q_proj": 16}, "use_rslora": True}, 8.0),
         ({"r": 8, "rank_pattern": {"q_proj": 4}}, 2.0),
         ({"alpha_pattern": {"^model.layers.[0-9].*q_proj$": 16}}, 4.0),
+        ({"alpha_pattern": {r"layers\.\d+\.self_attn\.(k|q)_proj": 16}}, 4.0),
         ({"alpha_pattern": {"^layers.0.self_attn.q_proj": 16}}, 2.0),
         ({"alpha_pattern": {"k_proj": 16}}, 2.0),
     ],
@@ -135,7 +134,7 @@ def test_arbitrary_settings_never_raise_anything_else(tmp_path: Path, config: di
         ({"lora_alpha": 0, "alpha_pattern": {"q_proj": 8}}, "lora_alpha is 0"),
         ({"rank_pattern": ["q_proj"]}, r"rank_pattern is \['q_proj'\]"),
         ({"rank_pattern": {"q_proj": "4"}}, r"rank_pattern\['q_proj'\] is '4'"),
-        ({"rank_pattern": {"[": 4}}, r"rank_pattern\['\['\]: only names"),
+        ({"rank_pattern": {"[": 4}}, r"rank_pattern\['\['\] is not a pattern"),
         ({"alpha_pattern": "q_proj"}, "alpha_pattern is 'q_proj'"),
         ({"alpha_pattern": {"q_proj": 10**400}}, r"alpha_pattern\['q_proj'\] is 1000"),
         ({"alpha_pattern": {"q_proj": 1e38}, "lora_alpha": 1e-30}, "NaN or infinite"),
@@ -147,33 +146,11 @@ def test_what_cannot_be_served_is_refused_by_name(tmp_path: Path, config: dict[s
         read_adapter(write(tmp_path, pair("self_attn.q_proj"), **config))
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["(a|[a-z_.0-9]|.)*!", "(?:model|layers)", ".**", "[^a]", r"\d+", "a{9999999999}", "a" * 1001],
-)
-def test_a_key_that_could_take_for_ever_is_refused_by_name(tmp_path: Path, key: str) -> None:
-    with pytest.raises(AdapterError) as caught:
-        read_adapter(write(tmp_path, pair("self_attn.q_proj"), rank_pattern={key: 4}))
-    assert f"adapter_config.json: rank_pattern[{key[:200]!r}]" in caught.value.message
+def test_a_key_that_takes_for_ever_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_router.lora.peft.MATCH_LIMIT_S", 0.05)
+    with pytest.raises(AdapterError, match=r"rank_pattern: its 1 patterns take over 0\.05 s") as caught:
+        read_adapter(write(tmp_path, pair("self_attn.q_proj"), rank_pattern={r"(([a-z._0-9]|.)+)+\d": 4}))
     assert str(tmp_path) in caught.value.message
-
-
-def test_keys_that_are_too_much_for_the_names_are_refused(tmp_path: Path) -> None:
-    keys = {f"{'.*a' * 300}{number}": 4 for number in range(300)}
-    with pytest.raises(AdapterError, match="rank_pattern has 300 keys for 1 modules"):
-        read_adapter(write(tmp_path, pair("a" * 10_000), rank_pattern=keys))
-
-
-@settings(max_examples=1000, deadline=None)
-@given(
-    st.lists(st.sampled_from(["a", "b", "0", "_", "-", ".", r"\.", ".*", "[0-9]", "[ab]", "a.b"]), max_size=6),
-    st.sampled_from(["", "^"]),
-    st.sampled_from(["", "$"]),
-    st.text(alphabet="ab01_-.", max_size=8),
-)
-def test_a_key_matches_what_peft_matches(parts: list[str], start: str, end: str, name: str) -> None:
-    key = start + "".join(parts) + end
-    assert Key(key).matches(name) == bool(re.match(rf"(.*\.)?({key})$", name))
 
 
 def test_strange_tensors_are_all_named(tmp_path: Path) -> None:
