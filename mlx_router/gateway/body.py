@@ -10,8 +10,9 @@ from typing import Any
 from mlx_router.errors import InvalidRequest
 
 # In valid JSON a bare `"model"` followed by a colon is a key, at whatever depth; inside a string its quotes
-# would be escaped.
-_MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*("(?:[^"\\]|\\.)*"|null)')
+# would be escaped. A pattern that begins with plain letters is searched for a hundred times faster than one that
+# begins by looking back.
+_MODEL = re.compile(rb'"model"(?<!\\"model")\s*:\s*("(?:[^"\\]|\\.)*"|null)')
 _ESCAPED_LETTER = b"\\u006"  # a key could be written with it
 
 

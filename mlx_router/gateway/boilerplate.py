@@ -59,7 +59,9 @@ def strip(text: str) -> str:
         text = _shorten_fences(text)
     if text.count("\n") > KEEP_LISTING_LINES:
         text = _shorten_listings(text)
-    return _BLANKS.sub("\n\n", text).strip()
+    if "\n\n\n" in text:
+        text = _BLANKS.sub("\n\n", text)
+    return text.strip()
 
 
 def _untag(text: str) -> str:

@@ -7,7 +7,6 @@ only whole ones, and the error event that follows can be read.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -16,19 +15,17 @@ from typing import Any, Literal
 import aiohttp
 from yarl import URL
 
-from mlx_router.config import GatewayConfig
 from mlx_router.errors import RouterError, UpstreamTimeout, UpstreamUnavailable
+from mlx_router.gateway.clock import Alive, Clock, Timeouts
 from mlx_router.gateway.upstreams import Endpoint
 from mlx_router.http.exchange import describe, read_whole
 from mlx_router.protocol import sse
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-Alive = Callable[[], Awaitable[bool]]
 
 MAX_ANSWER_BYTES = 64 * 2**20  # of an answer that is not a stream
 MAX_EVENT_BYTES = 4 * 2**20  # an event that never ends is passed on in pieces from here
-_MARK_S = 0.5  # a deadline may be this much late
 
 # Of the endpoint's headers; the others describe its connection, or are ours to say.
 _DROPPED = frozenset(
@@ -54,88 +51,6 @@ class Answer:
     first_byte_s: float = 0.0  # since the request was sent
     prompt_tokens: int = 0
     completion_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
-    """The four of [gateway], in seconds."""
-
-    connect_s: float
-    first_byte_s: float
-    idle_s: float
-    total_s: float
-
-    @classmethod
-    def of(cls, config: GatewayConfig) -> Timeouts:
-        """Those of a configuration."""
-        return cls(
-            connect_s=config.connect_timeout_s,
-            first_byte_s=config.first_byte_timeout_s,
-            idle_s=config.idle_timeout_s,
-            total_s=config.total_timeout_s,
-        )
-
-
-class _Clock:
-    """The deadline of an attempt: to the first byte, then between two bytes, never beyond the total.
-
-    With `alive` a first byte that does not come is no failure as long as that says yes, asked once each
-    `first_byte_s`.
-    """
-
-    def __init__(self, timeouts: Timeouts, started: float, alive: Alive | None = None) -> None:
-        self._timeouts = timeouts
-        self._loop = asyncio.get_running_loop()
-        self._end = started + timeouts.total_s
-        self._marked = self._loop.time()
-        self._began = self._marked
-        self.phase = "first_byte"
-        first_byte = self._end if alive is not None else self._marked + timeouts.first_byte_s
-        self.limit = asyncio.timeout_at(min(first_byte, self._end))
-        self._next_look: asyncio.TimerHandle | None = None
-        self._look: asyncio.Task[None] | None = None
-        if alive is not None:
-            self._look_later(alive)
-
-    def heard(self) -> None:
-        """A byte came, or was taken by the client."""
-        now = self._loop.time()
-        if self.phase == "idle" and now - self._marked < _MARK_S:
-            return
-        self.phase, self._marked = "idle", now
-        self.limit.reschedule(min(now + self._timeouts.idle_s, self._end))
-
-    def stop(self) -> None:
-        """No more looks."""
-        if self._next_look is not None:
-            self._next_look.cancel()
-        if self._look is not None:
-            self._look.cancel()
-
-    def _look_later(self, alive: Alive) -> None:
-        def look() -> None:
-            self._look = asyncio.ensure_future(self._look_now(alive))
-
-        self._next_look = self._loop.call_later(self._timeouts.first_byte_s, look)
-
-    async def _look_now(self, alive: Alive) -> None:
-        if await alive():
-            self._look_later(alive)
-        elif not self.limit.expired():
-            self.limit.reschedule(self._loop.time())
-
-    def elapsed(self) -> float:
-        """Seconds since the attempt began."""
-        return self._loop.time() - self._began
-
-    def error(self) -> UpstreamTimeout:
-        """What ran out."""
-        now = self._loop.time()
-        if now >= self._end:
-            return UpstreamTimeout(f"total time-out: the answer took more than {self._timeouts.total_s:g} s")
-        if self.phase == "first_byte":
-            return UpstreamTimeout(f"first-byte time-out: nothing came for {self.elapsed():.3g} s")
-        return UpstreamTimeout(f"idle time-out: the answer stopped for {self._timeouts.idle_s:g} s")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -169,7 +84,7 @@ class Relay:
         """Try once. Cancelling it closes the connection to the endpoint, which ends its work there too."""
         endpoint = attempt.endpoint
         endpoint.in_flight += 1
-        clock = _Clock(self.timeouts, attempt.started, attempt.alive)
+        clock = Clock(self.timeouts, attempt.started, attempt.alive)
         response: aiohttp.ClientResponse | None = None
         answer = Answer(kind="failed")
         try:
@@ -207,9 +122,9 @@ class Relay:
         )
 
     async def _pass(
-        self, attempt: Attempt, response: aiohttp.ClientResponse, answer: Answer, clock: _Clock, send: Send
+        self, attempt: Attempt, response: aiohttp.ClientResponse, answer: Answer, clock: Clock, send: Send
     ) -> None:
-        clock.stop()
+        clock.head()
         answer.status = response.status
         answer.headers = [pair for pair in response.raw_headers if _ours_to_pass(pair[0])]
         answer.adapter = response.headers.get("x-adapter", "")
@@ -227,7 +142,7 @@ class Relay:
             await send({"type": "http.response.body", "body": body})
 
     async def _stream(
-        self, attempt: Attempt, response: aiohttp.ClientResponse, answer: Answer, clock: _Clock, send: Send
+        self, attempt: Attempt, response: aiohttp.ClientResponse, answer: Answer, clock: Clock, send: Send
     ) -> None:
         reader = response.content
         pieces = await reader.readany()

@@ -13,12 +13,13 @@ import aiohttp
 from mlx_router.config import Config
 from mlx_router.errors import RouterError
 from mlx_router.gateway.catalog import adapter_entries
+from mlx_router.gateway.clock import Timeouts
 from mlx_router.gateway.conversations import Conversations
 from mlx_router.gateway.decision_log import DecisionLog
 from mlx_router.gateway.forward import Forwarder
 from mlx_router.gateway.metrics import Metrics
 from mlx_router.gateway.probe import Prober
-from mlx_router.gateway.relay import Relay, Timeouts
+from mlx_router.gateway.relay import Relay
 from mlx_router.gateway.routes import AdapterEntry, Routes, build_routes
 from mlx_router.gateway.routing import RouterLike, RouterThread
 from mlx_router.gateway.security import Guard

@@ -5,6 +5,8 @@ from __future__ import annotations
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from mlx_router.http.head import HeadWithBody
+
 
 class Connection(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol, which answers a request that offers an upgrade as if it did not (RFC 9110, 7.8).
@@ -28,8 +30,12 @@ class Connection(HttpToolsProtocol):
                 return
 
     def on_headers_complete(self) -> None:
-        if not self._offers_upgrade():
-            super().on_headers_complete()
+        if self._offers_upgrade():
+            return
+        super().on_headers_complete()
+        # To HEAD no body follows, and 100 Continue is not to wait.
+        if not self.expect_100_continue and self.parser.get_method() != b"HEAD":
+            self.cycle.transport = HeadWithBody(self.transport)
 
     def on_message_complete(self) -> None:
         if not self._offers_upgrade():

@@ -13,10 +13,12 @@ from mlx_router.errors import Forbidden
 
 _AUTHORITY = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::\d*)?")
 
+_USUAL = frozenset({"localhost", "127.0.0.1", "::1"})  # parsing an address costs more than the rest of the check
+
 
 def is_loopback(host: str) -> bool:
     """Whether a name or address is this machine only."""
-    if host == "localhost":
+    if host in _USUAL:
         return True
     try:
         address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]").partition("%")[0])
