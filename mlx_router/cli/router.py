@@ -174,7 +174,14 @@ def provenance(ctx: click.Context, version: str | None) -> None:
 
 
 @router.command("eval")
-@click.option("--data", "data", required=True, metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--data",
+    "data",
+    required=True,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="One row a line; rows of a corpus are understood too.",
+)
 @click.option("--router", "version", metavar="VERSION", help="A router version (default: the active one).")
 @click.option("--runtime", type=click.Choice(["auto", "mlx", "onnx"]), help="What runs the encoder.")
 @click.option("--encoder", "encoder_path", metavar="PATH", help="Folder with model.safetensors and tokenizer.json.")

@@ -141,7 +141,7 @@ def _read_ports(ports: tuple[str, ...]) -> dict[str, int]:
     for item in ports:
         name, _, number = item.rpartition("=")
         if not number.isdigit() or int(number) > 65535:
-            raise click.BadParameter(f"{item!r} is not NAME=PORT", param_hint="--port")
+            raise click.BadParameter(f"{item!r} is not NAME=PORT, ports up to 65535", param_hint="--port")
         found[name or "gateway"] = int(number)
     return found
 

@@ -102,7 +102,7 @@ def _read_ports(text: str) -> dict[str, int]:
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = item.partition("=")
         if not number.isdigit() or int(number) > 65535:
-            raise ConfigError(f"${PORTS}: {item!r} is not of the form name=port")
+            raise ConfigError(f"${PORTS}: {item!r} is not of the form name=port, ports up to 65535")
         ports[name.strip()] = int(number)
     return ports
 
