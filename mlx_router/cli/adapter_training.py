@@ -104,6 +104,7 @@ def train_one(
     from mlx_router.lora.train import train_adapter
 
     manifest = registry.manifest(name)
+    files = bench.files(name, revised=revised)
     base, base_name = bench.base(name, manifest.specialist)
     parent = out or registry.root
     parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def train_one(
     try:
         trained = train_adapter(
             base,
-            bench.files(name, revised=revised),
+            files,
             draft,
             recipe,
             name=name,

@@ -160,6 +160,13 @@ def test_children_of_a_configuration(tmp_path: Path) -> None:
     assert replace(gateway, host="::").url == "http://[::1]:9300"
 
 
+def test_ports_of_the_environment_reach_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_ROUTER_PORTS", "gateway=9400, a=9460")
+    assert child_specs(config(tmp_path, "demo"), 77, {})[0].environment["MLX_ROUTER_PORTS"] == "gateway=9400,a=9460"
+    _, gateway = child_specs(config(tmp_path, "demo"), 77, {"gateway": 5})
+    assert gateway.environment["MLX_ROUTER_PORTS"] == "gateway=5,a=9460"
+
+
 def test_the_gateways_heap_is_kept_small_unless_the_user_says_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
