@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mlx_router.config import Config, SpecialistConfig, SupervisorConfig
+from mlx_router.config.known import known_names
 from mlx_router.errors import SupervisorError
-from mlx_router.supervisor.known import known_names
 from mlx_router.supervisor.lock import hold, holder
 from mlx_router.supervisor.memory import check_memory, estimate
 from mlx_router.supervisor.ports import check_free, free_ports
