@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from mlx_router.cli.adapter_tables import record_table
 from mlx_router.cli.corpus import stats_table
 from mlx_router.cli.tables import COLUMNS, figures_table
+from mlx_router.lora.registry import Registry
 
 
 def printed(table: Table) -> str:
@@ -27,3 +30,11 @@ def test_figures_of_an_evaluation_are_named_in_full() -> None:
     shown = printed(figures_table("Test rows", {"mixed": {"n": 12345, **dict.fromkeys(COLUMNS, 0.5)}}))
     assert "…" not in shown
     assert "weighted-F1" in shown
+
+
+def test_an_adapter_is_shown_with_its_whole_digest(tmp_path: Path) -> None:
+    digest = f"sha256:{'0123456789abcdef' * 4}"
+    live = {"specialist": "hardware", "state": "resident", "requests": 1, "digest": digest}
+    shown = printed(record_table(Registry(tmp_path).find("mascarade-kicad"), [live]))
+    assert "…" not in shown
+    assert "resident, 1 request, sha256:" in " ".join(shown.replace("│", " ").split())
