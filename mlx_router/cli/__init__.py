@@ -65,6 +65,17 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """click's own hint needs commands that are imported."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            from mlx_router.config.parse import suggest
+
+            ctx.fail(f"no command {name!r}{suggest(name, self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table above is the help, so that nothing is imported for it."""
         with formatter.section("Commands"):
@@ -90,7 +101,7 @@ def _refusal(error: OSError) -> str:
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", "config_path", metavar="FILE", help="Configuration file (default: ./mlx-router.toml).")
+@click.option("--config", "config_path", metavar="FILE", help="Default: mlx-router.toml here, else in the home.")
 @click.option("--home", metavar="DIR", help="Versions, adapters, logs (default: $MLX_ROUTER_HOME or ~/.mlx-router).")
 @click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
 @click.version_option(__version__, prog_name="mlx-router")

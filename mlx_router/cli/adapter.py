@@ -113,8 +113,8 @@ def add(
     _say(
         as_json,
         {"adapter": name, "digest": done.digest, "previous_digest": done.previous, "path": str(done.path)},
-        f"{name}: {done.digest[:19]} is {'current' if activate else 'installed'}; look at it with"
-        f" `mlx-router adapter check {name}`",
+        f"{name}: {done.digest[:19]} is {'current' if activate else 'installed'}; `mlx-router adapter check {name}`"
+        f" compares it with its base, `mlx-router adapter load {name}` brings it to a running server",
     )
 
 

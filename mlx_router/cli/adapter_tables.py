@@ -38,6 +38,8 @@ def adapters_table(records: Iterable[AdapterRecord], resident: Mapping[str, Sequ
 def record_table(item: AdapterRecord, live: Sequence[Mapping[str, Any]]) -> Table:
     """Everything about one adapter."""
     table = Table(show_header=False, title=item.name, title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
     manifest = item.manifest
     rows: dict[str, str] = {
         "title": item.title,
@@ -58,10 +60,9 @@ def record_table(item: AdapterRecord, live: Sequence[Mapping[str, Any]]) -> Tabl
     for look in manifest.evaluation.get("looks", []):
         rows[f"check: {look['name']}"] = f"base {_figure(look['base'])}, adapter {_figure(look['adapter'])}"
     for entry in live:
-        state = entry.get("state", "unknown")
-        rows[f"on {entry['specialist']}"] = (
-            f"{state}, {entry.get('requests', 0)} requests, {entry.get('digest') or '–'}"
-        )
+        state, count = entry.get("state", "unknown"), entry.get("requests", 0)
+        requests = f"{count} request{'' if count == 1 else 's'}"
+        rows[f"on {entry['specialist']}"] = f"{state}, {requests}, {entry.get('digest') or '–'}"
     for key, value in rows.items():
         if value:
             table.add_row(key, value)

@@ -48,12 +48,15 @@ class Bench:
         return find_base(chosen, self.config.home), self.base_name or chosen
 
     def files(self, name: str, *, revised: bool) -> TrainFiles:
-        """The rows of an adapter; `valid` and `general` where there are any."""
+        """The rows of an adapter; `valid` and `general` where there are any. Raises AdapterError without `train`."""
         from mlx_router.lora.train import TrainFiles
 
         folder = self.data / name
+        train = folder / "train.jsonl"
+        if not train.exists():
+            raise AdapterError(f"no rows for {name}: {train} does not exist; --data DIR names another folder")
         return TrainFiles(
-            train=folder / "train.jsonl",
+            train=train,
             valid=_there(folder / "valid.jsonl"),
             revised=folder / "revised.jsonl" if revised else None,
             general=_there(self.data / "_general" / "train.jsonl"),
@@ -101,6 +104,7 @@ def train_one(
     from mlx_router.lora.train import train_adapter
 
     manifest = registry.manifest(name)
+    files = bench.files(name, revised=revised)
     base, base_name = bench.base(name, manifest.specialist)
     parent = out or registry.root
     parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +112,7 @@ def train_one(
     try:
         trained = train_adapter(
             base,
-            bench.files(name, revised=revised),
+            files,
             draft,
             recipe,
             name=name,

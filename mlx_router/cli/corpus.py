@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ from mlx_router.cli.context import current_config, echo_json
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from rich.table import Table
 
     from mlx_router.training.corpus import Corpus, Row
 
@@ -67,22 +68,30 @@ def stats(ctx: click.Context, data: str | None, as_json: bool) -> None:
         echo_json(figures)
         return
     from rich.console import Console
+
+    Console(highlight=False).print(stats_table(f"{len(found.rows)} rows", figures))
+
+
+def stats_table(title: str, figures: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One line a label; a narrow terminal folds names and cuts nothing."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     columns = ("rows", "en", "fr", "other", "words q1/median/q3", "1-grams", "2-grams", "nearest label", "cosine")
-    table = Table("label", title=f"{len(found.rows)} rows", title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("label", overflow="fold")
     for column in columns:
-        table.add_column(column, justify="left" if column == "nearest label" else "right")
+        table.add_column(column, justify="left" if column == "nearest label" else "right", overflow="fold")
     for label, row in figures.items():
         table.add_row(label, *(str(row[column]) for column in columns))
-    Console().print(table)
+    return table
 
 
 def _read(data: str | None) -> Corpus:
-    from mlx_router import resources
+    from mlx_router.cli.options import corpus_folder
     from mlx_router.training.corpus import read_corpus
 
-    return read_corpus(Path(data).expanduser() if data else resources.corpus_dir())
+    return read_corpus(corpus_folder(data))
 
 
 def _embed(ctx: click.Context, rows: Sequence[Row]) -> npt.NDArray[np.float32]:

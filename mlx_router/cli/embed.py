@@ -50,4 +50,5 @@ def embed(
         rate = round(done.encoded / seconds, 1) if seconds else None
         echo_json({"rows": done.rows, "shards": done.shards, "encoded": done.encoded, "texts_per_s": rate})
         return
-    click.echo(f"{done.rows} rows in {done.shards} shards under {out}, {done.encoded} encoded in {seconds:.1f} s")
+    shards = f"{done.shards} shard{'' if done.shards == 1 else 's'}"
+    click.echo(f"{done.rows} rows in {shards} under {out}, {done.encoded} encoded in {seconds:.1f} s")

@@ -38,7 +38,7 @@ def logs(ctx: click.Context, name: str | None, follow: bool, count: int) -> None
     path = folder / f"{name}.log"
     if name not in known and not (follow and name == Path(name).name):
         there = ", ".join(known) or "none"
-        raise SupervisorError(f"no log {name!r} in {folder}{suggest(name, known)}; there is: {there}")
+        raise SupervisorError(f"no log {name!r} in {folder}; there is: {there}{suggest(name, known)}")
     file = _print_end(path, count)
     if follow:
         _follow(path, file)

@@ -48,22 +48,21 @@ def train(
     as_json: bool,
 ) -> None:
     """Train a new router version and make it the active one."""
-    from mlx_router import resources
-    from mlx_router.cli.options import open_encoder
+    from mlx_router.cli.options import corpus_folder, open_encoder
     from mlx_router.cli.progress import RichProgress
     from mlx_router.training.corpus import read_corpus
     from mlx_router.training.distributed import shared
     from mlx_router.training.fit import Recipe
     from mlx_router.training.train import train_router
 
-    config = current_config(ctx)
+    config, folder = current_config(ctx), corpus_folder(data)
     given: dict[str, Any] = {"epochs": epochs, "seed": seed, "loss": loss, "heads": heads}
     recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
     encoder = open_encoder(config, runtime, encoder_path)
     with shared(encoder) as common:
         if common is None:  # another rank trains with what this one has computed
             return
-        corpus = read_corpus(Path(data).expanduser() if data else resources.corpus_dir())
+        corpus = read_corpus(folder)
         with RichProgress() as progress:
             result = train_router(corpus, common, config.home, recipe, progress, activate=activate)
     if as_json:
@@ -175,7 +174,14 @@ def provenance(ctx: click.Context, version: str | None) -> None:
 
 
 @router.command("eval")
-@click.option("--data", "data", required=True, metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--data",
+    "data",
+    required=True,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="One row a line; rows of a corpus are understood too.",
+)
 @click.option("--router", "version", metavar="VERSION", help="A router version (default: the active one).")
 @click.option("--runtime", type=click.Choice(["auto", "mlx", "onnx"]), help="What runs the encoder.")
 @click.option("--encoder", "encoder_path", metavar="PATH", help="Folder with model.safetensors and tokenizer.json.")

@@ -110,9 +110,9 @@ def _load(
     from mlx_router.cli.context import current_home
     from mlx_router.config import load_config
     from mlx_router.config.environment import with_ports
+    from mlx_router.config.known import known_names
     from mlx_router.config.parse import suggest
     from mlx_router.errors import ConfigError
-    from mlx_router.supervisor.known import known_names
     from mlx_router.supervisor.ports import free_ports as find_ports
 
     home = current_home(ctx)
@@ -141,7 +141,7 @@ def _read_ports(ports: tuple[str, ...]) -> dict[str, int]:
     for item in ports:
         name, _, number = item.rpartition("=")
         if not number.isdigit() or int(number) > 65535:
-            raise click.BadParameter(f"{item!r} is not NAME=PORT", param_hint="--port")
+            raise click.BadParameter(f"{item!r} is not NAME=PORT, ports up to 65535", param_hint="--port")
         found[name or "gateway"] = int(number)
     return found
 

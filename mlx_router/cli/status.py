@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
 REFRESH_S = 1.0
+LEFT = ("name", "state", "port")
+COLUMNS = (*LEFT, "pid", "up", "starts", "memory", "cpu", "queue", "req", "req/s", "p50 ms", "tok/s")
+SPARE = ("starts", "cpu", "pid", "up", "tok/s", "req/s")  # left out, in this order, where the terminal is narrow
 _STYLES = {
     "ready": "green",
     "starting": "yellow",
@@ -100,7 +103,7 @@ def table_of(record: Mapping[str, Any] | None) -> RenderableType:
         head.append(
             f"\nmemory {_bytes(memory.get('available_bytes'))} of {_bytes(memory.get('total_bytes'))} available"
         )
-    parts: list[RenderableType] = [head, _children_table(record.get("children") or [])]
+    parts: list[RenderableType] = [head, _Children(record.get("children") or [])]
     problems = [
         ("configuration refused", record.get("config_error")),
         ("status not written", record.get("record_error")),
@@ -121,37 +124,54 @@ def table_of(record: Mapping[str, Any] | None) -> RenderableType:
     return Group(*parts)
 
 
-def _children_table(children: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
+class _Children:
+    """The table of processes, without the spare columns for which there is no room."""
+
+    def __init__(self, children: list[dict[str, Any]]) -> None:
+        self._rows = [_cells(child) for child in children]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        tables = (self._table(SPARE[:count]) for count in range(len(SPARE)))
+        room = options.update(max_width=10**4)
+        fitting = (table for table in tables if console.measure(table, options=room).maximum <= options.max_width)
+        yield next(fitting, self._table(SPARE))
+
+    def _table(self, left_out: Sequence[str]) -> Table:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, padding=(0, 1))
+        titles = [title for title in COLUMNS if title not in left_out]
+        for title in titles:
+            table.add_column(title, justify="left" if title in LEFT else "right", no_wrap=True)
+        for row in self._rows:
+            table.add_row(*(row[title] for title in titles))
+        return table
+
+
+def _cells(child: Mapping[str, Any]) -> dict[str, RenderableType]:
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for title in ("name", "state", "port"):
-        table.add_column(title, no_wrap=True)
-    for title in ("pid", "up", "starts", "memory", "cpu", "queue", "req", "req/s", "p50 ms", "tok/s"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for child in children:
-        state = str(child["state"])
-        shown = state if child.get("serving") or state != "ready" else "not ready"
-        if child.get("next_start"):
-            shown += f" {max(float(child['next_start']) - time.time(), 0):.0f} s"
-        running, waiting = child.get("running"), child.get("waiting")
-        table.add_row(
-            str(child["name"]),
-            Text(shown, style=_STYLES.get(state, "") if shown != "not ready" else "yellow"),
-            str(child["port"]),
-            _some(child.get("pid")),
-            _span(time.time() - float(child["since"])) if child.get("pid") else "",
-            _some(int(child.get("restarts") or 0) + 1),
-            _bytes(child.get("memory_bytes")),
-            _some(child.get("cpu_percent"), "%", digits=0),
-            f"{running}+{waiting}" if running is not None else "",
-            _some(child.get("requests")),
-            _some(child.get("requests_per_s"), digits=1),
-            _some(child.get("p50_ms"), digits=0),
-            _some(child.get("tokens_per_s"), digits=0),
-        )
-    return table
+    state = str(child["state"])
+    shown = state if child.get("serving") or state != "ready" else "not ready"
+    if child.get("next_start"):
+        shown += f" {max(float(child['next_start']) - time.time(), 0):.0f} s"
+    running, waiting = child.get("running"), child.get("waiting")
+    cells = (
+        str(child["name"]),
+        Text(shown, style=_STYLES.get(state, "") if shown != "not ready" else "yellow"),
+        str(child["port"]),
+        _some(child.get("pid")),
+        _span(time.time() - float(child["since"])) if child.get("pid") else "",
+        _some(int(child.get("restarts") or 0) + 1),
+        _bytes(child.get("memory_bytes")),
+        _some(child.get("cpu_percent"), "%", digits=0),
+        f"{running}+{waiting}" if running is not None else "",
+        _some(child.get("requests")),
+        _some(child.get("requests_per_s"), digits=1),
+        _some(child.get("p50_ms"), digits=0),
+        _some(child.get("tokens_per_s"), digits=0),
+    )
+    return dict(zip(COLUMNS, cells, strict=True))
 
 
 def _some(value: Any, unit: str = "", *, digits: int | None = None) -> str:

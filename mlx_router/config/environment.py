@@ -39,10 +39,10 @@ def launched_rank() -> int | None:
 
 
 def child_environment(ports: Mapping[str, int]) -> dict[str, str]:
-    """Our environment for a process that we start, with these ports in force."""
-    own = {key: value for key, value in os.environ.items() if key != PORTS}
-    if ports:
-        own[PORTS] = ",".join(f"{name}={port}" for name, port in ports.items())
+    """Our environment for a process that we start, with these ports in place of those that it gives."""
+    own = dict(os.environ)
+    if merged := {**_read_ports(own.pop(PORTS, "")), **ports}:
+        own[PORTS] = ",".join(f"{name}={port}" for name, port in merged.items())
     return own | {"PYTHONUNBUFFERED": "1"}
 
 
@@ -102,7 +102,7 @@ def _read_ports(text: str) -> dict[str, int]:
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = item.partition("=")
         if not number.isdigit() or int(number) > 65535:
-            raise ConfigError(f"${PORTS}: {item!r} is not of the form name=port")
+            raise ConfigError(f"${PORTS}: {item!r} is not of the form name=port, ports up to 65535")
         ports[name.strip()] = int(number)
     return ports
 

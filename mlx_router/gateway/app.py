@@ -91,7 +91,10 @@ def _errors(app: FastAPI) -> None:
         return JSONResponse(envelope.status_body(status, text), status_code=status, headers=headers)
 
     async def invalid(request: Request, error: Exception) -> Response:
-        return await ours(request, InvalidRequest("a parameter has an impossible value"))
+        problems = error.errors() if isinstance(error, RequestValidationError) else []
+        named = [(str(item["loc"][-1]), item["msg"]) for item in problems]
+        text = "; ".join(f"{name}: {message}" for name, message in named)
+        return await ours(request, InvalidRequest(text, param=named[0][0] if named else None))
 
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=400)

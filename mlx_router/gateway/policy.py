@@ -140,8 +140,10 @@ def plan_explicit(
         entry = routes.adapters.get(model)
         if adapter_state == "quarantined" or (entry is not None and entry.status == "quarantined"):
             raise AdapterQuarantined(f"adapter {model!r} is quarantined", param="model")
-        if adapter_state in ("unloaded", "missing"):
-            raise ModelNotFound(f"adapter {model!r} is {adapter_state}", param="model")
+        if adapter_state == "missing":
+            raise ModelNotFound(f"no weights are installed for adapter {model!r}", param="model")
+        if adapter_state == "unloaded":
+            raise ModelNotFound(f"adapter {model!r} is unloaded", param="model")
         hosts = routes.hosts.get(model) or routes.bases
         steps = (Step(hosts, model, model),)
         return Plan(decision(routes.domain_of(model)), _fitting(steps, routes, needs) or steps, strict=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from watchfiles import awatch
 
 from mlx_router.config import Config, load_config
+from mlx_router.config.known import known_names
 from mlx_router.gateway.service import Gateway
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Reloader:
         return self._gateway.reload(self._read)
 
     def _read(self) -> Config:
-        return load_config(self._path, self._home)
+        return load_config(self._path, self._home, known=known_names(self._home))
 
     async def _watch(self, folders: list[Path], *, recursive: bool) -> None:
         current = self._home / "router" / "CURRENT"

@@ -122,7 +122,9 @@ class Registry:
         record = self.find(name)
         if version is None:
             if record.path is None:
-                raise AdapterNotFound(f"adapter {name}: {record.reason}")
+                raise AdapterNotFound(
+                    f"adapter {name}: {record.reason}; install it with `mlx-router adapter add {name} PATH`"
+                )
             return record.path
         wanted = version.removeprefix("sha256:")[:12]
         hits = [item for item in record.versions if wanted and item.startswith(wanted)]

@@ -32,7 +32,7 @@ def check_free(specs: Iterable[ChildSpec]) -> None:
         if problem:
             problems.append(f"{spec.name}: port {spec.port} on {spec.host} {problem}")
     if problems:
-        raise SupervisorError.from_problems("cannot listen", problems)
+        raise SupervisorError.from_problems("cannot listen; `--free-ports` takes other ports", problems)
 
 
 def _problem(host: str, port: int) -> str:

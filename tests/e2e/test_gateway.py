@@ -312,6 +312,12 @@ def test_health_ready_status_decisions_metrics(rig: Rig) -> None:
         assert f"mlx_router_{name}" in families, name
 
 
+def test_a_wrong_parameter_of_an_address_is_named(rig: Rig) -> None:
+    refused = rig.get("/v1/decisions?limit=x")
+    assert (refused.status, refused.json()["error"]["param"]) == (400, "limit")
+    assert refused.json()["error"]["message"].startswith("limit: ")
+
+
 def test_a_slow_upload_is_no_overhead_of_ours(rig: Rig) -> None:
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "sql, in time"}]}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"

@@ -71,6 +71,14 @@ def test_an_invalid_file_is_refused_and_said(rig: Rig) -> None:
     assert rig.get("/v1/status").json()["gateway"]["config_error"]
 
 
+def test_a_route_of_no_domain_is_refused_as_serve_refuses_it(rig: Rig) -> None:
+    with rig.config.open("a") as file:
+        file.write('[routes]\nsql = "base"\nsqll = "base"\n')
+    hint = "'sqll' is no domain; did you mean 'sql'?"
+    wait_until(lambda: hint in rig.get("/ready").json()["parts"].get("config", {}).get("notice", ""), "the refusal")
+    assert adapter(rig, "sql") == "mascarade-sql"
+
+
 def test_sighup_reloads(rig: Rig) -> None:
     before = rig.get("/v1/status").json()["gateway"]["config_loaded_at"]
     assert rig.gateway.child is not None

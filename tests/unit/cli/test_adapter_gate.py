@@ -186,7 +186,8 @@ def test_out_replaces_an_adapter_whole_or_not_at_all(
     [
         (["train", "kicad"], "did you mean 'mascarade-kicad'?"),
         (["check", "kicad"], "did you mean 'mascarade-kicad'?"),
-        (["check", NAME], "no weights are installed"),
+        (["check", NAME], f"no weights are installed; install it with `mlx-router adapter add {NAME} PATH`"),
+        (["train", NAME, "--data", "."], f"no rows for {NAME}: {NAME}/train.jsonl does not exist; --data DIR names"),
         (["check", "--all"], "no adapter has weights"),
         (["train", NAME, "--base", "/nowhere"], "'/nowhere' is neither a directory nor a hub name"),
         (["train", NAME, "--iters", "0"], "iters is 0"),

@@ -85,3 +85,16 @@ def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path: Path) -> Non
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "one"}\n\n{"text": "caf\xe9"}\n')
     with pytest.raises(CorpusError, match=r"a\.jsonl:3: .*utf-8"):
         list(chunks(tmp_path / "a.jsonl", "text", 10))
+
+
+def test_a_mistyped_command_has_a_hint(tmp_path: Path) -> None:
+    code, output = run(tmp_path, "serv")
+    assert code == 2
+    assert "no command 'serv'; did you mean 'serve'?" in output
+
+
+@pytest.mark.parametrize("words", [("corpus", "check"), ("corpus", "stats"), ("router", "train")])
+def test_a_corpus_folder_that_is_not_there(tmp_path: Path, words: tuple[str, ...]) -> None:
+    code, output = run(tmp_path, *words, "--data", str(tmp_path / "nope"))
+    assert code == 1
+    assert output == f"Error: there is no folder {tmp_path / 'nope'}\n"

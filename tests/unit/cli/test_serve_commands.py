@@ -195,6 +195,16 @@ def test_the_table_fits_into_a_hundred_columns_and_hides_nothing() -> None:
     assert "10.0 GiB of 64.0 GiB available" in text
 
 
+def test_eighty_columns_show_fewer_figures_and_cut_none() -> None:
+    waiting = child("code", state="backing off", serving=False, next_start=time.time() + 8.2)
+    text = shown(80, child("hardware"), waiting)
+    assert "…" not in text
+    assert "hardware  ready" in text
+    assert "backing off" in text
+    assert " 9360 " in text
+    assert " starts " not in text
+
+
 def test_trouble_is_told_under_the_table() -> None:
     waiting = child("code", state="backing off", serving=False, reason="ended by SIGKILL", pid=None, restarts=2)
     waiting |= {"next_start": time.time() + 8.2, "adapters": None, "log_error": "No space left on device"}

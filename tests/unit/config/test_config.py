@@ -21,8 +21,8 @@ from mlx_router.config import (
 )
 from mlx_router.config.editor import json_schema
 from mlx_router.config.environment import launched_rank
+from mlx_router.config.known import known_names
 from mlx_router.errors import ConfigError
-from mlx_router.supervisor.known import known_names
 from tests.gateway_rig import ROOT
 
 KNOWN = Known(

@@ -138,6 +138,8 @@ def test_names(routes: Routes) -> None:
     assert plan_explicit("loaded-later", routes, adapter_state="resident").steps[0].adapter == "loaded-later"
     with pytest.raises(ModelNotFound, match="gpt-4"):
         plan_explicit("gpt-4", routes)
+    with pytest.raises(ModelNotFound, match="no weights are installed for adapter 'mascarade-kicad'"):
+        plan_explicit("mascarade-kicad", routes, adapter_state="missing")
     with pytest.raises(ModelNotFound, match="unloaded"):
         plan_explicit("mascarade-kicad", routes, adapter_state="unloaded")
     with pytest.raises(AdapterQuarantined):

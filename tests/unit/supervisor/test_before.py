@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mlx_router.config import Config, SpecialistConfig, SupervisorConfig
+from mlx_router.config.known import known_names
 from mlx_router.errors import SupervisorError
-from mlx_router.supervisor.known import known_names
 from mlx_router.supervisor.lock import hold, holder
 from mlx_router.supervisor.memory import check_memory, estimate
 from mlx_router.supervisor.ports import check_free, free_ports
@@ -158,6 +158,13 @@ def test_children_of_a_configuration(tmp_path: Path) -> None:
     assert gateway.environment["MLX_ROUTER_PORTS"] == "gateway=5"
     assert replace(gateway, host="0.0.0.0").url == "http://127.0.0.1:9300"
     assert replace(gateway, host="::").url == "http://[::1]:9300"
+
+
+def test_ports_of_the_environment_reach_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_ROUTER_PORTS", "gateway=9400, a=9460")
+    assert child_specs(config(tmp_path, "demo"), 77, {})[0].environment["MLX_ROUTER_PORTS"] == "gateway=9400,a=9460"
+    _, gateway = child_specs(config(tmp_path, "demo"), 77, {"gateway": 5})
+    assert gateway.environment["MLX_ROUTER_PORTS"] == "gateway=5,a=9460"
 
 
 def test_the_gateways_heap_is_kept_small_unless_the_user_says_otherwise(

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
-from mlx_router.config import Known
+from mlx_router.config.check import Known
 from mlx_router.resources import adapters_dir, corpus_dir
 
 
