@@ -79,7 +79,7 @@ def read_corpus(directory: Path) -> Corpus:
             if row is not None:
                 rows.append(row)
     if problems:
-        raise CorpusError.from_problems(f"{directory}: bad rows, nothing was written", problems)
+        raise CorpusError.from_problems(f"{directory}: bad rows", problems)
     return Corpus(tuple(rows), labels, tuple(files), tuple(digests))
 
 

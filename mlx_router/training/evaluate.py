@@ -45,6 +45,7 @@ def read_eval_set(path: Path, labels: Sequence[str] | None = None) -> EvalSet:
         labels: those that a row may have; any where None.
     """
     texts, answers, langs, problems = [], [], [], []
+    unknown: dict[str, list[int]] = {}
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -59,10 +60,16 @@ def read_eval_set(path: Path, labels: Sequence[str] | None = None) -> EvalSet:
         except (ValueError, KeyError, TypeError) as error:
             problems.append(f'{path}:{number}: expected {{"text", "label", "also", "lang"}}: {error}')
             continue
-        if not answer or (labels is not None and answer[0] not in labels):
-            problems.append(f"{path}:{number}: unknown label {answer[:1]}")
+        if not answer:
+            problems.append(f"{path}:{number}: no label")
+        elif labels is not None and answer[0] not in labels:
+            unknown.setdefault(answer[0], []).append(number)
         answers.append(tuple(answer))
         langs.append(str(row.get("lang", "?")))
+    problems += [
+        f"{path}:{numbers[0]}: unknown label {label!r}" + (f", in {len(numbers)} rows" if len(numbers) > 1 else "")
+        for label, numbers in unknown.items()
+    ]
     if problems:
         raise CorpusError.from_problems(f"{path}: bad rows", problems)
     if not texts:

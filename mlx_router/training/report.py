@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,7 @@ def _markdown(
         _row("all", result),
         *(_row(lang, figure) for lang, figure in result["by_language"].items()),
         "",
-        f"Outside prompts sent to the fallback: {_percent(rejected.get('outside_caught'))} of {rejected['outside_n']}; "
-        f"labelled prompts rejected: {_percent(rejected['inside_rejected'])} of {rejected['inside_n']}; "
-        f"AUROC {rejected.get('auroc', float('nan')):.3f}.",
+        _rejection(rejected),
         "",
     ]
     if pictures:
@@ -77,10 +76,16 @@ def _markdown(
     return "\n".join(lines) + "\n"
 
 
+def _rejection(figures: Mapping[str, Any]) -> str:
+    inside = f"Labelled prompts rejected: {figures['inside_rejected']:.1%} of {figures['inside_n']}."
+    if not figures["outside_n"]:
+        return f"{inside} The corpus has no outside prompts (`_outside.jsonl`) to measure how strangers are caught."
+    return (
+        f"Outside prompts sent to the fallback: {figures['outside_caught']:.1%} of {figures['outside_n']}, "
+        f"AUROC {figures['auroc']:.3f}. {inside}"
+    )
+
+
 def _row(name: str, figure: dict[str, float]) -> str:
     columns = ("top1", "top1_lenient", "top3", "macro_f1", "weighted_f1", "ece")
     return f"| {name} | {figure['n']} | " + " | ".join(f"{figure[column]:.3f}" for column in columns) + " |"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"

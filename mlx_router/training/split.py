@@ -26,7 +26,9 @@ class Split:
 
 
 def check_sizes(rows: Sequence[Row], labels: Sequence[str]) -> None:
-    """Raise CorpusError naming every label with too few rows."""
+    """Raise CorpusError naming every label with too few rows, or where there is only one label."""
+    if len(labels) < 2:
+        raise CorpusError(f"a router needs two labels to choose between, the corpus has only {labels[0]}")
     counts = Counter(row.label for row in rows)
     few = [f"{label}: {counts[label]} rows, at least {MIN_ROWS} needed" for label in labels if counts[label] < MIN_ROWS]
     if few:

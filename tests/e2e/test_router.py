@@ -294,10 +294,10 @@ def test_evaluation_of_a_file(trained: Path, tmp_path: Path) -> None:
     figures = json.loads(run(trained, "router", "eval", "--data", str(path), "--json").stdout)
     assert figures["top1"] == 1.0
     assert figures["by_language"]["fr"]["n"] == 1
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path.write_text("\n".join(map(json.dumps, [*rows, rows[1]])))
     refused = run(trained, "router", "eval", "--data", str(path))
     assert refused.returncode == 1
-    assert "eval.jsonl:2: unknown label" in refused.stderr
+    assert "eval.jsonl:2: unknown label 'cobol', in 2 rows" in " ".join(refused.stderr.split())
 
 
 def test_no_version_says_what_to_do(tmp_path: Path) -> None:

@@ -48,3 +48,8 @@ def test_every_small_label_is_named() -> None:
     with pytest.raises(CorpusError) as error:
         check_sizes(_rows({"a": 12, "b": 9, "c": 3}), ["a", "b", "c", "d"])
     assert [label in error.value.message for label in ("a:", "b: 9", "c: 3", "d: 0")] == [False, True, True, True]
+
+
+def test_one_label_is_nothing_to_choose_from() -> None:
+    with pytest.raises(CorpusError, match="two labels to choose between, the corpus has only a"):
+        check_sizes(_rows({"a": 40}), ["a"])
