@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
 
 from mlx_router.cli import main
+from mlx_router.errors import AdapterError
 from mlx_router.lora.registry import Registry
 from tests.tiny_base import FACTS, save_tiny_base, write_rows
 
@@ -198,6 +199,32 @@ def test_errors_are_short(tmp_path: Path, words: list[str], part: str) -> None:
     assert result.exit_code == 1
     assert part in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ([NAME, "--iters", "0"], "iters is 0"),
+        ([NAME, "--recipe", "demo"], "_general/train.jsonl does not exist; --replay 0"),
+        ([NAME, "mascarade-spice", "--replay", "0"], "no rows for mascarade-spice"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_made(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], part: str
+) -> None:
+    made: list[Path] = []
+
+    def make(home: Path) -> Path:
+        made.append(home)
+        raise AdapterError("the demo base was begun")
+
+    monkeypatch.setattr("mlx_router.lora.demo.demo_base", make)
+    mine = tmp_path / "data"
+    shutil.copytree(data / NAME, mine / NAME)
+    result = run(tmp_path, "train", *words, "--data", str(mine))
+    assert result.exit_code == 1
+    assert part in result.stderr
+    assert made == []
 
 
 def test_check_without_a_name_is_wrong_usage(tmp_path: Path) -> None:
