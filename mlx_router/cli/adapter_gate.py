@@ -90,8 +90,8 @@ def train(
     for item in results:
         verdict = "" if item.get("check", {}).get("passed", True) else f"; quarantined: {item['check']['reason']}"
         click.echo(
-            f"{item['adapter']}: {item['digest'][:19]}, {item['rows']} rows, loss {item['train_loss']},"
-            f" {item['seconds']} s{verdict}"
+            f"{item['adapter']}: {item['digest'][:19]}, {item['rows']} rows,"
+            f" training loss {item['train_loss']:.3f} (mean of its last batches), {item['seconds']} s{verdict}"
         )
         click.echo(f"  {item['path']}")
 

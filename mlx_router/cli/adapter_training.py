@@ -107,13 +107,21 @@ def train_one(
     check: bool,
 ) -> dict[str, Any]:
     """Train an adapter, check it, and install it, or write it to `out`/<name>; a failed check quarantines it."""
-    from mlx_router.lora.train import train_adapter
+    from mlx_router.lora.train import Progress, train_adapter
 
     manifest = registry.manifest(name)
     base, base_name = bench.base(name, manifest.specialist)
     parent = out or registry.root
     parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".training-", dir=parent))
+    last = Progress(iteration=0, iterations=recipe.iters)
+
+    def tell(progress: Progress) -> None:
+        nonlocal last
+        last = progress
+        if progress.iteration < progress.iterations:  # the last iteration is told with its loss, which comes after it
+            draw(name, progress.iteration, progress.iterations, _note(progress))
+
     try:
         trained = train_adapter(
             base,
@@ -122,8 +130,9 @@ def train_one(
             recipe,
             name=name,
             base_name=base_name,
-            on_progress=lambda progress: draw(name, progress.iteration, progress.iterations, _note(progress)),
+            on_progress=tell,
         )
+        draw(name, last.iteration, last.iterations, _note(last))
         report = bench.check(base, draft, name) if check else None
         result = _result(name, trained, report)
         if out is not None:
@@ -209,9 +218,9 @@ def _result(name: str, trained: Trained, report: Report | None) -> dict[str, Any
 def _note(progress: Progress) -> str:
     parts = []
     if progress.train_loss is not None:
-        parts.append(f"loss {progress.train_loss:.3f}")
+        parts.append(f"training loss {progress.train_loss:.3f}")
     if progress.valid_loss is not None:
-        parts.append(f"held out {progress.valid_loss:.3f}")
+        parts.append(f"held-out loss {progress.valid_loss:.3f}")
     return "  ".join(parts)
 
 

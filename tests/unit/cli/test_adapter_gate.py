@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,17 @@ def test_training_installs_what_passed(trained_home: Path) -> None:
     assert record.manifest.rank == 4
     provenance = json.loads((record.path / "provenance.json").read_text())
     assert provenance["adapter"]["digest"] == record.sha256
+
+
+def test_the_last_loss_of_the_bar_is_that_of_the_summary(base: Path, data: Path, tmp_path: Path) -> None:
+    words = ["train", NAME, "--out", str(tmp_path / "out"), "--no-check", *options(base, data), *QUICK]
+    result = run(tmp_path, *words)
+    assert result.exit_code == 0, result.output
+    bar = re.search(r"done, 16 of 16  training loss (\S+)  held-out loss ", result.stderr)
+    summary = re.search(r", training loss (\S+) \(mean of its last batches\), ", result.stdout)
+    assert bar is not None
+    assert summary is not None
+    assert bar[1] == summary[1]
 
 
 def test_check_prints_a_table_and_json(trained_home: Path, base: Path, data: Path) -> None:
