@@ -68,15 +68,18 @@ def train(
     bench = training.Bench(config, base, Path(data) if data else resources.specialists_dir(), base_name)
     for name in manifests if out else ():
         training.check_target(Path(str(out)) / name)
+    jobs = []
+    for name, manifest in manifests.items():  # what needs no base to be refused is, before one is made
+        chosen = base or base_of(config, name, manifest.specialist)
+        made = training.make_recipe(recipe or ("demo" if chosen == "demo" else "default"), options)
+        jobs.append((name, made, bench.files(name, made, revised=revised)))
     results = []
     with nullcontext() if progress_lines or as_json else TaskBars() as bars:
         draw = training.line_writer() if progress_lines else (bars.draw if bars else _silent)
-        for name, manifest in manifests.items():
-            chosen = base or base_of(config, name, manifest.specialist)
-            made = training.make_recipe(recipe or ("demo" if chosen == "demo" else "default"), options)
+        for name, made, files in jobs:
             results.append(
                 training.train_one(
-                    bench, registry, name, made, draw, out=Path(out) if out else None, check=check, revised=revised
+                    bench, registry, name, made, files, draw, out=Path(out) if out else None, check=check
                 )
             )
     if progress_lines:
@@ -87,8 +90,8 @@ def train(
     for item in results:
         verdict = "" if item.get("check", {}).get("passed", True) else f"; quarantined: {item['check']['reason']}"
         click.echo(
-            f"{item['adapter']}: {item['digest'][:19]}, {item['rows']} rows, loss {item['train_loss']},"
-            f" {item['seconds']} s{verdict}"
+            f"{item['adapter']}: {item['digest'][:19]}, {item['rows']} rows,"
+            f" training loss {item['train_loss']:.3f} (mean of its last batches), {item['seconds']} s{verdict}"
         )
         click.echo(f"  {item['path']}")
 

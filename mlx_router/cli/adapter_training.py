@@ -47,19 +47,25 @@ class Bench:
         chosen = self.base_option or base_of(self.config, name, specialist)
         return find_base(chosen, self.config.home), self.base_name or chosen
 
-    def files(self, name: str, *, revised: bool) -> TrainFiles:
-        """The rows of an adapter; `valid` and `general` where there are any. Raises AdapterError without `train`."""
+    def files(self, name: str, recipe: TrainRecipe, *, revised: bool) -> TrainFiles:
+        """The rows of an adapter; `valid` where there are any. Raises AdapterError without those that it needs."""
         from mlx_router.lora.train import TrainFiles
 
         folder = self.data / name
         train = folder / "train.jsonl"
         if not train.exists():
             raise AdapterError(f"no rows for {name}: {train} does not exist; --data DIR names another folder")
+        general = self.data / "_general" / "train.jsonl"
+        if recipe.replay and not general.is_file():
+            raise AdapterError(
+                f"replay is {recipe.replay}, and there are no general rows: {general} does not exist;"
+                " --replay 0 does without them"
+            )
         return TrainFiles(
             train=train,
             valid=_there(folder / "valid.jsonl"),
             revised=folder / "revised.jsonl" if revised else None,
-            general=_there(self.data / "_general" / "train.jsonl"),
+            general=_there(general),
         )
 
     def check(self, base: Path, path: Path, name: str) -> Report:
@@ -94,21 +100,28 @@ def train_one(
     registry: Registry,
     name: str,
     recipe: TrainRecipe,
+    files: TrainFiles,
     draw: Draw,
     *,
     out: Path | None,
     check: bool,
-    revised: bool,
 ) -> dict[str, Any]:
     """Train an adapter, check it, and install it, or write it to `out`/<name>; a failed check quarantines it."""
-    from mlx_router.lora.train import train_adapter
+    from mlx_router.lora.train import Progress, train_adapter
 
     manifest = registry.manifest(name)
-    files = bench.files(name, revised=revised)
     base, base_name = bench.base(name, manifest.specialist)
     parent = out or registry.root
     parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".training-", dir=parent))
+    last = Progress(iteration=0, iterations=recipe.iters)
+
+    def tell(progress: Progress) -> None:
+        nonlocal last
+        last = progress
+        if progress.iteration < progress.iterations:  # the last iteration is told with its loss, which comes after it
+            draw(name, progress.iteration, progress.iterations, _note(progress))
+
     try:
         trained = train_adapter(
             base,
@@ -117,8 +130,9 @@ def train_one(
             recipe,
             name=name,
             base_name=base_name,
-            on_progress=lambda progress: draw(name, progress.iteration, progress.iterations, _note(progress)),
+            on_progress=tell,
         )
+        draw(name, last.iteration, last.iterations, _note(last))
         report = bench.check(base, draft, name) if check else None
         result = _result(name, trained, report)
         if out is not None:
@@ -204,9 +218,9 @@ def _result(name: str, trained: Trained, report: Report | None) -> dict[str, Any
 def _note(progress: Progress) -> str:
     parts = []
     if progress.train_loss is not None:
-        parts.append(f"loss {progress.train_loss:.3f}")
+        parts.append(f"training loss {progress.train_loss:.3f}")
     if progress.valid_loss is not None:
-        parts.append(f"held out {progress.valid_loss:.3f}")
+        parts.append(f"held-out loss {progress.valid_loss:.3f}")
     return "  ".join(parts)
 
 

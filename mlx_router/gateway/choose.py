@@ -22,7 +22,6 @@ class Choice:
     """What was decided, and what the log wants to know of how."""
 
     plan: Plan
-    requested: str  # the model that the client named
     wish: Wish
     key: object = None  # of the conversation with this turn
     prefix: object = None  # names what its prompt begins with
@@ -62,10 +61,10 @@ async def choose(
             adapter_state=setup.fleet.adapter_state(str(model)),
             router=gateway.router.status.version,
         )
-        return Choice(plan=plan, requested=str(model), wish=Wish(""), key=key, prefix=prefix, endpoint=endpoint)
+        return Choice(plan=plan, wish=Wish(""), key=key, prefix=prefix, endpoint=endpoint)
     wish = wish_of(messages) if messages else Wish(prompt_text(body.get("prompt")))
     choice = await choose_for(gateway, setup, wish, thread, needs)
-    choice.key, choice.prefix, choice.endpoint, choice.requested = key, prefix, endpoint, model or "auto"
+    choice.key, choice.prefix, choice.endpoint = key, prefix, endpoint
     return choice
 
 
@@ -99,7 +98,7 @@ async def choose_for(
     plan = policy.plan_auto(decision, setup.routes, needs)
     if note:
         plan = replace(plan, note=note)
-    return Choice(plan=plan, requested="auto", wish=wish, cached=cached, sticky=sticky, waited_s=waited_s)
+    return Choice(plan=plan, wish=wish, cached=cached, sticky=sticky, waited_s=waited_s)
 
 
 async def _classify(

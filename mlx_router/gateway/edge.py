@@ -98,6 +98,7 @@ class Edge:
         setup = gateway.setup  # the same one throughout, whatever is reloaded meanwhile
         started = time.perf_counter()
         began = asyncio.get_running_loop().time()
+        requested: str | None = None  # the model that the client named, whether there is one or not
         choice: Choice | None = None
         job: Job | None = None
         error: BaseException | None = None
@@ -105,7 +106,9 @@ class Edge:
             raw = await read_body(headers, receive, setup.config.gateway.body_limit_bytes)
             read_at = time.perf_counter()
             body = decode(raw)
-            choice = await choose(gateway, setup, path, body, model_of(body), len(raw), headers)
+            model = model_of(body)
+            requested = model or "auto"
+            choice = await choose(gateway, setup, path, body, model, len(raw), headers)
             passed, authorization = _upstream_headers(headers, request_id)
             if setup.guard.has_keys:
                 authorization = f"Bearer {setup.guard.credential}"
@@ -146,7 +149,8 @@ class Edge:
                 raise
             await self._send_failure(send, failure, request_id, choice, job)
         finally:
-            record(gateway, setup.config, path, request_id, choice, job, error, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            record(gateway, setup.config, path, request_id, requested, choice, job, error, seconds)
 
     async def _send_failure(
         self, send: Send, error: BaseException, request_id: str, choice: Choice | None, job: Job | None

@@ -30,12 +30,13 @@ def record(
     config: Config,
     path: str,
     request_id: str,
+    requested: str | None,
     choice: Choice | None,
     job: Job | None,
     error: BaseException | None,
     seconds: float,
 ) -> None:
-    """Note a request that has ended, however it ended."""
+    """Note a request that has ended, however it ended; `requested` is None where its body could not be read."""
     metrics = gateway.metrics
     gateway.finish(seconds)
     status, code = _outcome(job, error)
@@ -73,7 +74,7 @@ def record(
         time.time(),
         _quote(request_id),
         _quote(path),
-        _quote(choice.requested if choice is not None else None),
+        _quote(requested),
         _quote(domain),
         decision.score if decision is not None else 0.0,
         reason,

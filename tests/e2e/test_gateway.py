@@ -312,6 +312,17 @@ def test_health_ready_status_decisions_metrics(rig: Rig) -> None:
         assert f"mlx_router_{name}" in families, name
 
 
+@pytest.mark.parametrize(("model", "logged"), [("gpt-4", "gpt-4"), ('a "name"', 'a "name"'), (None, "auto"), (7, None)])
+def test_a_refused_request_is_logged_with_the_model_it_named(rig: Rig, model: Any, logged: str | None) -> None:
+    request_id = f"refused-{logged or 'number'}".replace(" ", "-").replace('"', "")
+    messages = [] if model is None else [{"role": "user", "content": "hello"}]
+    body = {"model": model, "messages": messages}
+    reply = http(f"{rig.gateway.url}/v1/chat/completions", body, headers={"x-request-id": request_id})
+    assert reply.status in (400, 404)
+    entry = next(e for e in rig.get("/v1/decisions").json()["data"] if e["request_id"] == request_id)
+    assert (entry["model"], entry["status"]) == (logged, reply.status)
+
+
 def test_a_wrong_parameter_of_an_address_is_named(rig: Rig) -> None:
     refused = rig.get("/v1/decisions?limit=x")
     assert (refused.status, refused.json()["error"]["param"]) == (400, "limit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
 
 from mlx_router.cli import main
+from mlx_router.errors import AdapterError
 from mlx_router.lora.registry import Registry
 from tests.tiny_base import FACTS, save_tiny_base, write_rows
 
@@ -65,6 +67,17 @@ def test_training_installs_what_passed(trained_home: Path) -> None:
     assert record.manifest.rank == 4
     provenance = json.loads((record.path / "provenance.json").read_text())
     assert provenance["adapter"]["digest"] == record.sha256
+
+
+def test_the_last_loss_of_the_bar_is_that_of_the_summary(base: Path, data: Path, tmp_path: Path) -> None:
+    words = ["train", NAME, "--out", str(tmp_path / "out"), "--no-check", *options(base, data), *QUICK]
+    result = run(tmp_path, *words)
+    assert result.exit_code == 0, result.output
+    bar = re.search(r"done, 16 of 16  training loss (\S+)  held-out loss ", result.stderr)
+    summary = re.search(r", training loss (\S+) \(mean of its last batches\), ", result.stdout)
+    assert bar is not None
+    assert summary is not None
+    assert bar[1] == summary[1]
 
 
 def test_check_prints_a_table_and_json(trained_home: Path, base: Path, data: Path) -> None:
@@ -198,6 +211,32 @@ def test_errors_are_short(tmp_path: Path, words: list[str], part: str) -> None:
     assert result.exit_code == 1
     assert part in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ([NAME, "--iters", "0"], "iters is 0"),
+        ([NAME, "--recipe", "demo"], "_general/train.jsonl does not exist; --replay 0"),
+        ([NAME, "mascarade-spice", "--replay", "0"], "no rows for mascarade-spice"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_made(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], part: str
+) -> None:
+    made: list[Path] = []
+
+    def make(home: Path) -> Path:
+        made.append(home)
+        raise AdapterError("the demo base was begun")
+
+    monkeypatch.setattr("mlx_router.lora.demo.demo_base", make)
+    mine = tmp_path / "data"
+    shutil.copytree(data / NAME, mine / NAME)
+    result = run(tmp_path, "train", *words, "--data", str(mine))
+    assert result.exit_code == 1
+    assert part in result.stderr
+    assert made == []
 
 
 def test_check_without_a_name_is_wrong_usage(tmp_path: Path) -> None:
