@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
+from typing import cast
 
 import numpy as np
 
@@ -25,10 +26,35 @@ _Q = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37
 
 def gelu(x: mx.array) -> mx.array:
     """x * Phi(x) to 1e-6; products alone, because mlx's erf and exp on a CPU go element by element."""
+    return cast(mx.array, _gelu(x))
+
+
+@mx.custom_function
+def _gelu(x: mx.array) -> mx.array:
+    return x * _cumulative(x)
+
+
+@_gelu.vjp
+def _gelu_gradient(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+    """Phi(x) + x phi(x); the polynomials' own derivatives take twice the time."""
+    return cotangent * (_cumulative(x) + x * _density(x))
+
+
+def _cumulative(x: mx.array) -> mx.array:
+    """Phi, the normal distribution."""
     z = mx.clip(x * 0.7071067811865476, -4.0, 4.0)
     square = z * z
     top, bottom = (reduce(lambda sum_, factor: sum_ * square + factor, series) for series in (_P, _Q))
-    return 0.5 * x * (1.0 + z * top / bottom)
+    return 0.5 * (1.0 + z * top / bottom)
+
+
+def _density(x: mx.array) -> mx.array:
+    """phi = Phi' to 1e-6: exp(-u) as the 64th power of the series of exp(-u / 64)."""
+    u = mx.minimum(x * x * (0.5 / 64), 0.25)
+    power = 1 - u * (1 - u * (1 / 2 - u * (1 / 6 - u * (1 / 24))))
+    for _ in range(6):
+        power = power * power
+    return 0.3989422804014327 * power
 
 
 class Head(nn.Module):

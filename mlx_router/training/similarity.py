@@ -15,6 +15,8 @@ CHARACTER_LIMIT = 0.55  # Jaccard of character 4-gram sets
 MEANING_LIMIT = 0.95  # cosine of sentence embeddings
 CANDIDATE = 0.7  # cosine above which two texts are compared by their characters
 _BLOCK = 512
+_AXES = 160  # of embeddings of 384: 96 leave a hundred times as many candidates, 384 take twice the time
+_ROUNDING = 1e-4
 
 Pair = tuple[int, int, float, str]
 
@@ -32,12 +34,27 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
 
 def similar_pairs(vectors: npt.NDArray[np.float32], limit: float) -> Iterator[tuple[int, int, float]]:
     """Pairs i < j of unit vectors (n, D) whose cosine reaches the limit, block by block."""
+    bounds = _bounding(vectors)
     for start in range(0, len(vectors), _BLOCK):
-        cosines = vectors[start : start + _BLOCK] @ vectors[start:].T
-        rows, columns = np.divmod(np.flatnonzero(cosines >= limit), cosines.shape[1])
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            if row < column:
-                yield start + row, start + column, float(cosines[row, column])
+        products = bounds[start : start + _BLOCK] @ bounds[start:].T
+        rows, columns = np.divmod(np.flatnonzero(products >= limit - _ROUNDING), products.shape[1])
+        later = rows < columns
+        rows, columns = rows[later] + start, columns[later] + start
+        cosines = np.einsum("ij,ij->i", vectors[rows], vectors[columns])
+        near = cosines >= limit
+        yield from zip(rows[near].tolist(), columns[near].tolist(), cosines[near].tolist(), strict=True)
+
+
+def _bounding(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Vectors (n, 161) whose products are at least those of the unit vectors (n, D), and take half the time.
+
+    They are the coordinates on the principal axes and the length of the rest: by Cauchy and Schwarz, the product of two
+    rests is at most that of their lengths.
+    """
+    _, axes = np.linalg.eigh(vectors.T @ vectors)
+    turned = vectors @ axes[:, ::-1][:, :_AXES]
+    rest = np.sqrt(np.maximum(1.0 - (turned**2).sum(axis=1, keepdims=True), 0.0))
+    return np.concatenate([turned, rest], axis=1)
 
 
 def near_duplicates(texts: Sequence[str], embeddings: npt.NDArray[np.float32]) -> list[Pair]:

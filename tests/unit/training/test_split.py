@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mlx_router.errors import CorpusError
 from mlx_router.training.corpus import Row
-from mlx_router.training.similarity import groups, near_duplicates
+from mlx_router.training.similarity import groups, near_duplicates, similar_pairs
 from mlx_router.training.split import check_sizes, split_rows
 
 
@@ -53,3 +53,16 @@ def test_every_small_label_is_named() -> None:
 def test_one_label_is_nothing_to_choose_from() -> None:
     with pytest.raises(CorpusError, match="two labels to choose between, the corpus has only a"):
         check_sizes(_rows({"a": 40}), ["a"])
+
+
+@pytest.mark.parametrize("dim", [8, 384])
+def test_similar_pairs_are_those_of_the_whole_product(dim: int) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(900, dim)) * rng.exponential(size=dim)
+    vectors[450:] = 0.8 * vectors[:450] + 0.2 * vectors[450:]
+    unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    wanted = {(i, j) for i, j in np.argwhere(unit @ unit.T >= 0.9) if i < j}
+    found = list(similar_pairs(unit, 0.9))
+    assert wanted
+    assert {(i, j) for i, j, _ in found} == wanted
+    assert all(cosine == pytest.approx(float(unit[i] @ unit[j]), abs=1e-6) for i, j, cosine in found)
