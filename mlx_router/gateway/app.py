@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 from fastapi import FastAPI, Query, Request, Response
@@ -91,10 +91,10 @@ def _errors(app: FastAPI) -> None:
         return JSONResponse(envelope.status_body(status, text), status_code=status, headers=headers)
 
     async def invalid(request: Request, error: Exception) -> Response:
-        problems = error.errors() if isinstance(error, RequestValidationError) else []
+        problems = cast(RequestValidationError, error).errors()
         named = [(str(item["loc"][-1]), item["msg"]) for item in problems]
         text = "; ".join(f"{name}: {message}" for name, message in named)
-        return await ours(request, InvalidRequest(text, param=named[0][0] if named else None))
+        return await ours(request, InvalidRequest(text, param=named[0][0]))
 
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=400)

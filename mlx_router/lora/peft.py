@@ -140,8 +140,9 @@ def _by_module(
         if not valid(value):
             problems.append(f"{name}[{key!r}] is {value!r}, not {wanted}")
         try:
+            re.compile(key)  # what PEFT would refuse is refused
             patterns.append((regex.compile(rf"(.*\.)?({key})$"), value))
-        except (regex.error, OverflowError, RecursionError) as error:
+        except (re.error, regex.error, OverflowError, RecursionError) as error:
             problems.append(f"{name}[{key[:200]!r}] is not a pattern: {error}")
     end = time.monotonic() + MATCH_LIMIT_S
 

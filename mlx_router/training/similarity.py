@@ -17,6 +17,7 @@ CANDIDATE = 0.7  # cosine above which two texts are compared by their characters
 _BLOCK = 512
 _AXES = 160  # of embeddings of 384: 96 leave a hundred times as many candidates, 384 take twice the time
 _ROUNDING = 1e-4
+_PAIRS = 2**14  # candidates at once: 50 MB of vectors
 
 Pair = tuple[int, int, float, str]
 
@@ -40,9 +41,11 @@ def similar_pairs(vectors: npt.NDArray[np.float32], limit: float) -> Iterator[tu
         rows, columns = np.divmod(np.flatnonzero(products >= limit - _ROUNDING), products.shape[1])
         later = rows < columns
         rows, columns = rows[later] + start, columns[later] + start
-        cosines = np.einsum("ij,ij->i", vectors[rows], vectors[columns])
-        near = cosines >= limit
-        yield from zip(rows[near].tolist(), columns[near].tolist(), cosines[near].tolist(), strict=True)
+        for part in range(0, len(rows), _PAIRS):
+            some, others = rows[part : part + _PAIRS], columns[part : part + _PAIRS]
+            cosines = np.einsum("ij,ij->i", vectors[some], vectors[others])
+            near = cosines >= limit
+            yield from zip(some[near].tolist(), others[near].tolist(), cosines[near].tolist(), strict=True)
 
 
 def _bounding(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
