@@ -136,6 +136,7 @@ def test_arbitrary_settings_never_raise_anything_else(tmp_path: Path, config: di
         ({"rank_pattern": {"q_proj": "4"}}, r"rank_pattern\['q_proj'\] is '4'"),
         ({"rank_pattern": {"[": 4}}, r"rank_pattern\['\['\] is not a pattern"),
         ({"rank_pattern": {"a{9999999999}": 4}}, "is not a pattern"),
+        ({"rank_pattern": {"(?<=_*)q_proj": 4}}, "is not a pattern"),
         ({"alpha_pattern": "q_proj"}, "alpha_pattern is 'q_proj'"),
         ({"alpha_pattern": {"q_proj": 10**400}}, r"alpha_pattern\['q_proj'\] is 1000"),
         ({"alpha_pattern": {"q_proj": 1e38}, "lora_alpha": 1e-30}, "NaN or infinite"),
